@@ -1,0 +1,87 @@
+"""spikecredit: spiking networks that learn under biology's constraints.
+
+    import spikecredit as sc
+
+    net = sc.Network(sc.Flatten(), sc.Linear(64, 100), sc.LIF(tau=5.0), sc.Linear(100, 10), sc.LeakyReadout(tau=5.0),
+                     pathway=sc.SignSymmetry(), constraint=sc.Dale(excitatory=0.8))
+
+Importing it needs torch and numpy only; everything else is imported where it is used.
+"""
+
+from spikecredit import analysis, architectures, losses
+from spikecredit.architectures import MLP, VGG, LeNet, ResNet
+from spikecredit.constraints import Dale, Unconstrained
+from spikecredit.data import encode
+from spikecredit.network import Network, after_step, attach
+from spikecredit.neurons import (
+    ALIF,
+    LIF,
+    ArcTan,
+    CurrentLIF,
+    FastSigmoid,
+    Gaussian,
+    HardSigmoid,
+    LeakyReadout,
+    MultiGaussian,
+    ReLU,
+    Sigmoid,
+    StraightThrough,
+    Triangle,
+)
+from spikecredit.pathways import Backprop, FeedbackAlignment, SignSymmetry
+from spikecredit.synapses import (
+    AvgPool2d,
+    BatchNorm1d,
+    BatchNorm2d,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2d,
+    Linear,
+    MaxPool2d,
+    RecurrentLinear,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALIF",
+    "LIF",
+    "MLP",
+    "VGG",
+    "ArcTan",
+    "AvgPool2d",
+    "Backprop",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Conv2d",
+    "CurrentLIF",
+    "Dale",
+    "Dropout",
+    "FastSigmoid",
+    "FeedbackAlignment",
+    "Flatten",
+    "Gaussian",
+    "GlobalAvgPool2d",
+    "HardSigmoid",
+    "LeNet",
+    "LeakyReadout",
+    "Linear",
+    "MaxPool2d",
+    "MultiGaussian",
+    "Network",
+    "ReLU",
+    "RecurrentLinear",
+    "ResNet",
+    "Sigmoid",
+    "SignSymmetry",
+    "StraightThrough",
+    "Triangle",
+    "Unconstrained",
+    "after_step",
+    "analysis",
+    "architectures",
+    "attach",
+    "encode",
+    "losses",
+]

@@ -1,0 +1,115 @@
+"""Alignment: how far the delivered error is from the true one, and the feedback weights from the forward ones."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spikecredit.network import Network
+from spikecredit.pathways import Backprop
+from spikecredit.synapses import Synapse
+
+NORM_FLOOR = 1e-12
+"""Below this norm a direction is rounding error, and the angle is NaN."""
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LayerAlignment:
+    """One synapse layer; angles in degrees, NaN where a norm is below `NORM_FLOOR`.
+
+    error_angle: between the delivered error delta_l = dL/da_l and that of backprop at the same weights and input, as
+        vectors over time, batch and units. error_norm, true_error_norm: their Euclidean norms.
+    weight_angle: between the effective feedback B and the effective weight W. weight_norm, feedback_norm: theirs.
+    sign_agreement: fraction of the entries in which sign(B) = sign(W), over those where W is not 0.
+    """
+
+    error_angle: float
+    error_norm: float
+    true_error_norm: float
+    weight_angle: float
+    weight_norm: float
+    feedback_norm: float
+    sign_agreement: float
+
+
+def angle(a: Tensor, b: Tensor) -> float:
+    """The angle between two tensors as vectors, in degrees, in float64; NaN if a norm is below `NORM_FLOOR`.
+
+    By atan2 of |a/|a| - b/|b|| and |a/|a| + b/|b||, which keeps its accuracy near 0 and 180 degrees, where arccos loses it.
+    """
+    a, b = a.detach().double().flatten(), b.detach().double().flatten()
+    norm_a, norm_b = torch.linalg.vector_norm(a), torch.linalg.vector_norm(b)
+    if not (norm_a > NORM_FLOOR and norm_b > NORM_FLOOR):
+        return math.nan
+    a, b = a / norm_a, b / norm_b
+    return math.degrees(2 * math.atan2(float((a - b).norm()), float((a + b).norm())))
+
+
+def mean_potential_loss(out: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the mean output over time: the loss of `losses.MeanPotential`."""
+    return F.cross_entropy(out.mean(0), labels)
+
+
+def alignment(
+    net: Network, x: Tensor, y: Tensor, loss: LossFunction = mean_potential_loss
+) -> dict[str, LayerAlignment]:
+    """The alignment of every synapse layer on one batch.
+
+    Works on copies: neither the network's gradients nor its running statistics nor its noise streams change.
+
+    Args:
+        net: the network, in the mode (training or evaluation) in which the errors are to be compared.
+        x: (T, B, *in). y: labels (B,).
+        loss: (out (T, B, *out), y) -> scalar.
+    Returns:
+        by layer name, in order. Recurrent synapses have no currents of their own: their error is that of the layer's
+        input synapses, and only their weights are compared.
+    """
+    delivered = _errors(net, x, y, loss, backprop=False)
+    true = _errors(net, x, y, loss, backprop=True)
+    probe = copy.deepcopy(net)
+    result = {}
+    for name, layer in probe.synapses().items():
+        weight, feedback = layer.effective_weight().detach(), layer.pathway.feedback(layer)
+        shared = name.removesuffix(".recurrent") + ".input" if name.endswith(".recurrent") else name
+        used = weight != 0
+        result[name] = LayerAlignment(
+            error_angle=angle(delivered[shared], true[shared]) if shared in delivered else math.nan,
+            error_norm=_norm(delivered.get(shared)),
+            true_error_norm=_norm(true.get(shared)),
+            weight_angle=angle(feedback, weight),
+            weight_norm=_norm(weight),
+            feedback_norm=_norm(feedback),
+            sign_agreement=float((feedback.sign() == weight.sign())[used].double().mean()) if used.any() else math.nan,
+        )
+    return result
+
+
+def _norm(tensor: Tensor | None) -> float:
+    return math.nan if tensor is None else float(torch.linalg.vector_norm(tensor.double()))
+
+
+def _errors(net: Network, x: Tensor, y: Tensor, loss: LossFunction, backprop: bool) -> dict[str, Tensor]:
+    """dL/da of every synapse layer's output current, by name."""
+    twin = copy.deepcopy(net)
+    errors: dict[str, Tensor] = {}
+    for name, layer in twin.synapses().items():
+        if backprop:
+            layer.pathway = Backprop()
+
+        def keep(module: Synapse, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+            def add(gradient: Tensor) -> None:
+                errors[name] = errors[name] + gradient if name in errors else gradient
+
+            output.register_hook(add)
+
+        layer.register_forward_hook(keep)
+    with torch.enable_grad():
+        loss(twin(x), y).backward()
+    return errors

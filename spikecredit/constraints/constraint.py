@@ -1,0 +1,87 @@
+"""What a constraint is: which weights a synapse may have."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Population:
+    """Units that share their identity: the neurons (or channels) between two synapses.
+
+    Layers that read the same population name it by the same key, so that a unit has one sign wherever it projects.
+    """
+
+    key: str
+    units: int
+
+
+class ConstrainedLayer(Protocol):
+    """What a constraint needs of a layer: a weight and, where it applies, signs that broadcast against it."""
+
+    weight: Tensor
+    presynaptic_sign: Tensor | None
+    postsynaptic_sign: Tensor | None
+
+
+class Constraint(ABC):
+    """Base class: hyper-parameters only. The signs live in the layer, as int8 buffers."""
+
+    @property
+    def needs_projection(self) -> bool:
+        """Whether an optimiser step can break the constraint, so that `project` must follow it."""
+        return False
+
+    @property
+    def constrains_feedback(self) -> bool:
+        """Whether feedback synapses are under the constraint too."""
+        return False
+
+    @abstractmethod
+    def signs(self, population: Population, seed: int) -> Tensor | None:
+        """The sign of every unit of a population, int8 in {-1, 1}, shape (units,); None if units have none."""
+
+    @abstractmethod
+    def initialise(self, layer: ConstrainedLayer) -> None:
+        """Turn freshly initialised weights into ones that obey the constraint."""
+
+    @abstractmethod
+    def effective(self, layer: ConstrainedLayer) -> Tensor:
+        """The weight that the forward pass uses, made from the stored parameter."""
+
+    @abstractmethod
+    def project(self, layer: ConstrainedLayer) -> None:
+        """After an optimiser step: bring the stored parameter back to the constraint, in place."""
+
+    @abstractmethod
+    def violations(self, layer: ConstrainedLayer) -> int:
+        """How many effective weights break the constraint."""
+
+    @abstractmethod
+    def constrain_feedback(self, matrix: Tensor, layer: ConstrainedLayer) -> Tensor:
+        """The feedback weights that the constraint allows, made from the pathway's."""
+
+
+@dataclass(frozen=True)
+class Unconstrained(Constraint):
+    """Any weight is allowed."""
+
+    def signs(self, population: Population, seed: int) -> None:
+        return None
+
+    def initialise(self, layer: ConstrainedLayer) -> None:
+        return None
+
+    def effective(self, layer: ConstrainedLayer) -> Tensor:
+        return layer.weight
+
+    def project(self, layer: ConstrainedLayer) -> None:
+        return None
+
+    def violations(self, layer: ConstrainedLayer) -> int:
+        return 0
+
+    def constrain_feedback(self, matrix: Tensor, layer: ConstrainedLayer) -> Tensor:
+        return matrix

@@ -1,0 +1,58 @@
+"""Neurons: current -> spikes. Each file holds a pure step, its whole-sequence form and the module."""
+
+from spikecredit.neurons.adaptive import ALIF, ALIFParameters, ALIFState, alif_loop, alif_step
+from spikecredit.neurons.current import CurrentLIF, CurrentLIFState
+from spikecredit.neurons.lif import LIF, LIFParameters, LIFState, lif_loop, lif_step
+from spikecredit.neurons.neuron import Neuron
+from spikecredit.neurons.rate import HardSigmoid, RateUnit, ReLU
+from spikecredit.neurons.readout import LeakyReadout
+from spikecredit.neurons.surrogate import (
+    SURROGATES,
+    ArcTan,
+    FastSigmoid,
+    Gaussian,
+    MultiGaussian,
+    Sigmoid,
+    StraightThrough,
+    Surrogate,
+    Triangle,
+)
+
+NEURONS: dict[str, type[Neuron]] = {
+    "lif": LIF,
+    "alif": ALIF,
+    "current_lif": CurrentLIF,
+    "leaky_readout": LeakyReadout,
+    "relu": ReLU,
+    "hard_sigmoid": HardSigmoid,
+}
+
+__all__ = [
+    "ALIF",
+    "LIF",
+    "NEURONS",
+    "SURROGATES",
+    "ALIFParameters",
+    "ALIFState",
+    "ArcTan",
+    "CurrentLIF",
+    "CurrentLIFState",
+    "FastSigmoid",
+    "Gaussian",
+    "HardSigmoid",
+    "LIFParameters",
+    "LIFState",
+    "LeakyReadout",
+    "MultiGaussian",
+    "Neuron",
+    "RateUnit",
+    "ReLU",
+    "Sigmoid",
+    "StraightThrough",
+    "Surrogate",
+    "Triangle",
+    "alif_loop",
+    "alif_step",
+    "lif_loop",
+    "lif_step",
+]

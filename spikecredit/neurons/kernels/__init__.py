@@ -1,0 +1,1 @@
+"""The neurons' time loops as single autograd nodes."""

@@ -1,0 +1,63 @@
+"""What every neuron shares: the two methods, the state rule and the checks of its input."""
+
+from abc import abstractmethod
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Reset = Literal["subtract", "zero", "none"]
+
+
+class Neuron(nn.Module):
+    """Current in, output out, time first: x is (T, B, *N), dimensionless.
+
+    `neuron(x)` runs a whole sequence from rest; `neuron.stream(x, state)` runs any chunk of time and returns the state
+    with which the next chunk goes on. The two are equal bit for bit however a sequence is split. A module holds no
+    state of its own: there is nothing to reset.
+    """
+
+    spiking = True
+
+    @abstractmethod
+    def stream(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Run one chunk of time.
+
+        Args:
+            x: input current, (T, B, *N).
+            state: what the previous chunk returned; None at rest.
+        Returns:
+            output (T, B, *N) in x's dtype, and the state after the chunk.
+        """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stream(x)[0]
+
+
+def check_reset(reset: str) -> None:
+    if reset not in get_args(Reset):
+        raise ValueError(f"reset must be one of {', '.join(map(repr, get_args(Reset)))}, got {reset!r}")
+
+
+def check_refractory(refractory: int) -> None:
+    if not isinstance(refractory, int) or isinstance(refractory, bool) or refractory < 0:
+        raise ValueError(f"refractory is a whole number of steps >= 0, got {refractory!r}")
+
+
+def as_current(x: Tensor, state: Tensor | None, owner: str) -> Tensor:
+    """x in the dtype of the state: float32 for half precisions, which cannot hold a leaky sum over many steps."""
+    if x.ndim < 2 or x.shape[0] == 0:
+        raise ValueError(f"{owner} takes input of shape (T, B, *N) with T >= 1, got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"{owner} takes a floating-point current, got {x.dtype}; write x.float()")
+    if state is not None and state.shape != x.shape[1:]:
+        raise ValueError(
+            f"{owner}: the state has shape {tuple(state.shape)}, the input {tuple(x.shape)} needs {tuple(x.shape[1:])}; "
+            "pass state=None to start from rest"
+        )
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def at_rest(x: Tensor, state: Tensor | None) -> Tensor:
+    """The state, or zeros of one time step of x."""
+    return torch.zeros_like(x[0]) if state is None else state

@@ -1,0 +1,36 @@
+"""Rate units: neurons without memory, as controls for spiking ones."""
+
+from torch import Tensor
+
+from spikecredit.neurons.neuron import Neuron
+
+
+class RateUnit(Neuron):
+    """A function of the current at each step; its state is always None."""
+
+    spiking = False
+    memoryless = True
+
+    def rate(self, x: Tensor) -> Tensor:
+        """The unit's activation function, elementwise."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rate(x)
+
+    def stream(self, x: Tensor, state: None = None) -> tuple[Tensor, None]:
+        return self.rate(x), None
+
+
+class ReLU(RateUnit):
+    """rho(x) = max(x, 0)."""
+
+    def rate(self, x: Tensor) -> Tensor:
+        return x.relu()
+
+
+class HardSigmoid(RateUnit):
+    """rho(x) = min(max(x, 0), 1), the activation of equilibrium propagation (Scellier & Bengio 2017)."""
+
+    def rate(self, x: Tensor) -> Tensor:
+        return x.clamp(0, 1)

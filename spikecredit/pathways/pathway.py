@@ -1,0 +1,97 @@
+"""What a feedback pathway is: the matrix B that carries the error back through a synapse.
+
+With a_l = W_l x_{l-1} + b_l and delta_l = dL/da_l, backprop delivers W_l^T delta_l to layer l-1; a pathway delivers
+B_l^T delta_l instead. The weight gradient delta_l x_{l-1}^T is the same for every pathway. B has W's own layout
+(out, in, ...), so that B = W means backprop.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Scale = Literal["fan_out", "biotorch", "xiao"]
+
+
+class WeightedLayer(Protocol):
+    """What a pathway needs of a synapse layer."""
+
+    weight: Tensor
+    feedback_weight: Tensor | None
+    fan_in: int
+    fan_out: int
+
+    def effective_weight(self) -> Tensor: ...
+    def constrain_feedback(self, feedback: Tensor) -> Tensor: ...
+    def noise_generator(self) -> torch.Generator: ...
+
+
+class Pathway(ABC):
+    """Base class: hyper-parameters only. Tensors live in the layer, as the buffer `feedback_weight`."""
+
+    transports_weights: ClassVar[bool] = False
+    """True if the error travels back through the forward weights themselves, as in backprop."""
+
+    @property
+    def redraws(self) -> bool:
+        """Whether `matrix` draws random numbers at every call, for which the layer keeps a noise stream."""
+        return False
+
+    def create(self, layer: WeightedLayer, generator: torch.Generator) -> Tensor | None:
+        """The random tensor that the layer keeps for this pathway, in W's shape; None if there is none."""
+        return None
+
+    @abstractmethod
+    def matrix(self, layer: WeightedLayer) -> Tensor:
+        """B of this layer, in W's layout, before any constraint on the feedback synapses themselves."""
+
+    def feedback(self, layer: WeightedLayer) -> Tensor:
+        """The effective B of this layer, in W's layout: the matrix that the error is multiplied with."""
+        with torch.no_grad():
+            return layer.constrain_feedback(self.matrix(layer)).detach()
+
+
+def feedback_rms(layer: WeightedLayer, scale: str) -> float:
+    """Root mean square s of the feedback weights.
+
+    "fan_out": s = 1 / sqrt(fan_out): the feedback sums fan_out = out * kernel size terms for each input unit, so the
+        variance of the error is kept from layer to layer.
+    "biotorch": s = sqrt(2 / (fan_in + fan_out)), Xavier, as BioTorch's layers with init "xavier".
+    "xiao": convolutions s = sqrt(2 / (kh kw C_out)); linear layers s = 1 / sqrt(fan_in), as Xiao et al. 2019's code.
+    """
+    if scale == "fan_out":
+        return 1 / math.sqrt(layer.fan_out)
+    if scale == "biotorch":
+        return math.sqrt(2 / (layer.fan_in + layer.fan_out))
+    if scale == "xiao":
+        if layer.weight.ndim > 2:
+            return math.sqrt(2 / (layer.weight.shape[0] * math.prod(layer.weight.shape[2:])))
+        return 1 / math.sqrt(layer.fan_in)
+    raise ValueError(f"scale must be 'fan_out', 'biotorch' or 'xiao', got {scale!r}")
+
+
+def random_feedback(layer: WeightedLayer, scale: str, generator: torch.Generator) -> Tensor:
+    """A random matrix in W's shape, on W's device.
+
+    "fan_out": N(0, s^2); "biotorch": uniform with standard deviation s (xavier_uniform);
+    "xiao": N(0, s^2) for convolutions, U(-s, s) for linear layers (which has standard deviation s / sqrt(3): the
+    published code is not matched in standard deviation, and we reproduce it).
+    """
+    s = feedback_rms(layer, scale)
+    weight = layer.weight
+    matrix = torch.empty(weight.shape, dtype=weight.dtype, device=generator.device)
+    if scale == "fan_out" or (scale == "xiao" and weight.ndim > 2):
+        matrix.normal_(0, s, generator=generator)
+    else:
+        bound = s if scale == "xiao" else s * math.sqrt(3)
+        matrix.uniform_(-bound, bound, generator=generator)
+    return matrix.to(weight.device)
+
+
+def check_scale(scale: str, allowed: tuple[str, ...], gain: float) -> None:
+    if scale not in allowed:
+        raise ValueError(f"scale must be one of {', '.join(map(repr, allowed))}, got {scale!r}")
+    if not gain > 0:
+        raise ValueError(f"gain must be positive, got {gain!r}")

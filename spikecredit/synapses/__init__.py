@@ -1,0 +1,25 @@
+"""Synapses: weighted layers that carry a pathway and a constraint, and the layers between them."""
+
+from spikecredit.synapses.conv import Conv2d
+from spikecredit.synapses.linear import Linear
+from spikecredit.synapses.norm import BatchNorm1d, BatchNorm2d
+from spikecredit.synapses.pool import AvgPool2d, Dropout, Flatten, GlobalAvgPool2d, MaxPool2d
+from spikecredit.synapses.recurrent import RecurrentLinear
+from spikecredit.synapses.synapse import Constrained, ConstraintWarning, Synapse, Wiring
+
+__all__ = [
+    "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Constrained",
+    "ConstraintWarning",
+    "Conv2d",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool2d",
+    "Linear",
+    "MaxPool2d",
+    "RecurrentLinear",
+    "Synapse",
+    "Wiring",
+]

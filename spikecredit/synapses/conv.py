@@ -1,0 +1,133 @@
+"""The convolution, with a feedback pathway of its own."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from spikecredit.constraints import Constraint
+from spikecredit.pathways import Pathway
+from spikecredit.synapses.synapse import Synapse, cast_for_autocast
+
+Pair = tuple[int, int]
+
+
+class _FeedbackConv2d(torch.autograd.Function):
+    """y = conv(x, W) + b; dL/dx = conv_transpose(dL/dy, B), the gradients of W and b as ever.
+
+    One call gives all three, since the weight gradient of a convolution does not depend on the weight.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        feedback: Tensor,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+        groups: int,
+    ) -> Tensor:
+        ctx.save_for_backward(x, feedback)
+        ctx.geometry = stride, padding, dilation, groups
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, feedback = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.geometry
+        g_x, g_weight, g_bias = torch.ops.aten.convolution_backward(
+            grad,
+            x,
+            feedback,
+            [feedback.shape[0]],
+            stride,
+            padding,
+            dilation,
+            False,
+            [0, 0],
+            groups,
+            list(ctx.needs_input_grad[:3]),
+        )
+        return g_x, g_weight, g_bias, None, None, None, None, None
+
+
+class Conv2d(Synapse, nn.Conv2d):
+    """2-D convolution whose error returns through B instead of W.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as in
+            `torch.nn.Conv2d`, whose initialisation it keeps; padding may be "same" or "valid".
+        pathway, constraint: this layer's own; None for its network's.
+    Shapes:
+        x (..., C_in, H, W) -> (..., C_out, H', W'), any number of leading dimensions;
+        W and B (C_out, C_in / groups, kh, kw).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair | Literal["same", "valid"] = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        pathway: Pathway | None = None,
+        constraint: Constraint | None = None,
+    ) -> None:
+        nn.Conv2d.__init__(
+            self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode
+        )
+        self.set_up(pathway, constraint)
+
+    @property
+    def fan_out(self) -> int:
+        return self.weight.shape[0] // self.groups * self.weight[0, 0].numel()
+
+    @property
+    def units(self) -> tuple[int, int]:
+        return self.in_channels, self.out_channels
+
+    def lay_out(self, signs: Tensor, axis: int) -> Tensor:
+        if axis == 0:
+            return signs.view(-1, 1, 1, 1)
+        # Input channel g * (C_in / groups) + i is column i of every output channel of group g.
+        per_group = signs.view(self.groups, 1, -1, 1, 1)
+        return per_group.expand(-1, self.out_channels // self.groups, -1, -1, -1).flatten(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim < 3 or x.shape[-3] != self.in_channels:
+            raise ValueError(f"Conv2d takes (..., {self.in_channels}, H, W), got {tuple(x.shape)}")
+        if self.training:
+            self.check_projected()
+        leading = x.shape[:-3]
+        x = x.reshape(-1, *x.shape[-3:])
+        weight, feedback = self.effective_weight(), self.feedback()
+        if feedback is None:
+            y = self._conv_forward(x, weight, self.bias)
+        else:
+            x, padding = self._padded(x)
+            x, weight, bias, feedback = cast_for_autocast(x.device.type, x, weight, self.bias, feedback)  # type: ignore[assignment]  # no None comes back for a tensor
+            y = _FeedbackConv2d.apply(x, weight, bias, feedback, self.stride, padding, self.dilation, self.groups)
+        return y.view(*leading, *y.shape[1:]) if y.is_contiguous() else y.unflatten(0, leading)
+
+    def _padded(self, x: Tensor) -> tuple[Tensor, Pair]:
+        """x with the padding that a symmetric pair of numbers cannot say, and the pair that remains."""
+        if self.padding_mode != "zeros":
+            return F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), (0, 0)
+        if self.padding == "valid":
+            return x, (0, 0)
+        if self.padding != "same":
+            return x, self.padding  # type: ignore[return-value]  # nn.Conv2d made it a pair
+        left_right = self._reversed_padding_repeated_twice  # (w left, w right, h top, h bottom)
+        if left_right[0] == left_right[1] and left_right[2] == left_right[3]:
+            return x, (left_right[2], left_right[0])
+        return F.pad(x, left_right), (0, 0)

@@ -1,0 +1,69 @@
+"""The dense layer, with a feedback pathway of its own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from spikecredit.constraints import Constraint
+from spikecredit.pathways import Pathway
+from spikecredit.synapses.synapse import Synapse, cast_for_autocast
+
+
+class _FeedbackLinear(torch.autograd.Function):
+    """y = x W^T + b; dL/dx = dL/dy B, dL/dW = dL/dy^T x, dL/db = sum dL/dy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor) -> Tensor:
+        ctx.save_for_backward(x, feedback)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, feedback = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        flat = grad.flatten(0, -2)
+        return (
+            grad.matmul(feedback) if needs_x else None,
+            flat.t().mm(x.flatten(0, -2)) if needs_weight else None,
+            flat.sum(0) if needs_bias else None,
+            None,
+        )
+
+
+class Linear(Synapse, nn.Linear):
+    """y = x W^T + b over the last dimension; the error returns as delta B instead of delta W.
+
+    Args:
+        in_features, out_features, bias: as in `torch.nn.Linear`, whose initialisation it keeps.
+        pathway, constraint: this layer's own; None for its network's.
+    Shapes:
+        x (..., in_features) -> (..., out_features), any number of leading dimensions; W and B (out, in).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        pathway: Pathway | None = None,
+        constraint: Constraint | None = None,
+    ) -> None:
+        nn.Linear.__init__(self, in_features, out_features, bias)
+        self.set_up(pathway, constraint)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.apply_weights(x, self.effective_weight(), self.feedback())
+
+    def apply_weights(self, x: Tensor, weight: Tensor, feedback: Tensor | None) -> Tensor:
+        """The layer with W and B already made, for use step by step within one sequence."""
+        if self.training:
+            self.check_projected()
+        if feedback is None:
+            return F.linear(x, weight, self.bias)
+        if x.ndim == 1:
+            return self.apply_weights(x[None], weight, feedback)[0]
+        return _FeedbackLinear.apply(*cast_for_autocast(x.device.type, x, weight, self.bias, feedback))

@@ -1,0 +1,63 @@
+"""The recurrent layer: neurons that hear each other with one step's delay."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikecredit.constraints import Constraint, Population
+from spikecredit.neurons import LIF, Neuron
+from spikecredit.pathways import Pathway
+from spikecredit.synapses.linear import Linear
+from spikecredit.synapses.synapse import Wiring
+
+
+class RecurrentLinear(nn.Module):
+    """A population with recurrent synapses: I[t] = W x[t] + V s[t-1] + b, and s = neuron(I).
+
+    Both W and V carry the pathway and the constraint. The presynaptic units of V are the population itself, so that under
+    Dale's law a neuron has the same sign in V as in the layer that follows.
+
+    Args:
+        in_features, out_features, bias: of the input synapses W; V is (out, out) without bias.
+        neuron: the population's neurons.
+        pathway, constraint: this layer's own; None for its network's.
+    Shapes:
+        x (T, B, in_features) -> spikes (T, B, out_features).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        neuron: Neuron | None = None,
+        bias: bool = True,
+        pathway: Pathway | None = None,
+        constraint: Constraint | None = None,
+    ) -> None:
+        super().__init__()
+        self.input = Linear(in_features, out_features, bias, pathway, constraint)
+        self.recurrent = Linear(out_features, out_features, False, pathway, constraint)
+        self.neuron = LIF() if neuron is None else neuron
+
+    def bind(self, source: Population | None, name: str, wiring: Wiring) -> Population:
+        own = Population(name, self.input.out_features)
+        self.input._bind(source, own, f"{name}.input", wiring)
+        self.recurrent._bind(own, own, f"{name}.recurrent", wiring)
+        return own
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stream(x)[0]
+
+    def stream(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """As a neuron's `stream`; the state is the neuron's and the last spikes."""
+        current = self.input(x)
+        weight, feedback = self.recurrent.effective_weight(), self.recurrent.feedback()
+        neuron_state, spikes = (None, torch.zeros_like(current[0])) if state is None else state
+        outputs = []
+        for current_t in current:
+            total = current_t + self.recurrent.apply_weights(spikes, weight, feedback)
+            out, neuron_state = self.neuron.stream(total[None], neuron_state)
+            spikes = out[0]
+            outputs.append(spikes)
+        return torch.stack(outputs), (neuron_state, spikes)

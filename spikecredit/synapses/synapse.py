@@ -1,0 +1,178 @@
+"""What every weighted layer shares: a pathway, a constraint, and how a network binds them."""
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from spikecredit.constraints import Constraint, Population, Unconstrained
+from spikecredit.pathways import Backprop, Pathway
+from spikecredit.seeds import Noise, generator, stream
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What a network hands to its layers: defaults, and the seed from which each draws by its own name."""
+
+    pathway: Pathway = field(default_factory=Backprop)
+    constraint: Constraint = field(default_factory=Unconstrained)
+    seed: int = 0
+
+
+class ConstraintWarning(UserWarning):
+    """Constrained weights moved without being brought back to their constraint."""
+
+
+class Constrained(nn.Module):
+    """A layer whose `weight` may be under a constraint."""
+
+    weight: nn.Parameter
+    presynaptic_sign: Tensor | None
+    postsynaptic_sign: Tensor | None
+
+    def set_up_constraint(self, constraint: Constraint | None) -> None:
+        self.given_constraint = constraint
+        self.constraint: Constraint = constraint or Unconstrained()
+        self.register_buffer("presynaptic_sign", None)
+        self.register_buffer("postsynaptic_sign", None)
+        self._projected_version = -1
+        self._warned = False
+
+    def effective_weight(self) -> Tensor:
+        """The weight that the forward pass uses: `weight` itself unless a constraint reparametrises it."""
+        return self.constraint.effective(self)
+
+    def project(self) -> None:
+        """Bring `weight` back to its constraint, in place."""
+        self.constraint.project(self)
+        self._projected_version = self.weight._version
+
+    def violations(self) -> int:
+        """How many effective weights break the constraint."""
+        return self.constraint.violations(self)
+
+    def check_projected(self) -> None:
+        """Warn once if constrained weights moved and now break the constraint."""
+        if self._warned or not self.constraint.needs_projection or self.weight._version == self._projected_version:
+            return
+        self._projected_version = self.weight._version
+        count = self.violations()
+        if count:
+            self._warned = True
+            warnings.warn(
+                f"{count} weights of {type(self).__name__} break {self.constraint}: they moved without a projection. "
+                "Call spikecredit.after_step(net, optimizer) after every optimizer.step(), or "
+                "spikecredit.attach(net, optimizer) once.",
+                ConstraintWarning,
+                stacklevel=3,
+            )
+
+
+class Synapse(Constrained):
+    """Base of the weighted layers; with `nn.Linear` or `nn.Conv2d` it makes one.
+
+    A layer's own pathway or constraint overrides its network's. Outside a network the layer draws its feedback weights and
+    signs from torch's global random generator.
+    """
+
+    memoryless = True
+    feedback_weight: Tensor | None
+    noise: Noise | None
+
+    @property
+    def fan_in(self) -> int:
+        """Number of inputs of one output unit."""
+        return self.weight[0].numel()
+
+    @property
+    def fan_out(self) -> int:
+        """Number of outputs of one input unit: what the feedback to that unit sums over."""
+        return self.weight.shape[0] * self.weight[0, 0].numel()
+
+    @property
+    def units(self) -> tuple[int, int]:
+        """Number of presynaptic and of postsynaptic units (features, or channels of a convolution)."""
+        return self.weight.shape[1], self.weight.shape[0]
+
+    def set_up(self, pathway: Pathway | None, constraint: Constraint | None) -> None:
+        """At the end of a constructor: keep the layer's own choices and bind them if there are any."""
+        self.set_up_constraint(constraint)
+        self.given_pathway = pathway
+        self.pathway: Pathway = pathway or Backprop()
+        self.register_buffer("feedback_weight", None)
+        self.noise = None
+        if pathway is not None or constraint is not None:
+            seed = int(torch.randint(2**62, ()))
+            inputs, outputs = self.units
+            self._bind(Population("in", inputs), Population("out", outputs), "layer", Wiring(seed=seed))
+
+    def bind(
+        self, source: Population | None, name: str, wiring: Wiring, target: Population | None = None
+    ) -> Population:
+        """Take this layer's pathway, constraint, feedback weights and signs from a network.
+
+        Args:
+            source: the presynaptic population; None for sensory input.
+            name: the layer's name in the network, from which its random streams are named.
+            wiring: the network's defaults and seed.
+            target: the postsynaptic population where others project to it too; by default one of this layer's name.
+        Returns:
+            the postsynaptic population.
+        """
+        target = target or Population(name, self.units[1])
+        self._bind(source, target, name, wiring)
+        return target
+
+    def _bind(self, source: Population | None, target: Population, name: str, wiring: Wiring) -> None:
+        self.pathway = self.given_pathway or wiring.pathway
+        self.constraint = self.given_constraint or wiring.constraint
+        if self.pathway.transports_weights and self.constraint.constrains_feedback:
+            raise ValueError(
+                f"{name}: {self.constraint} with {self.pathway}: backprop's error travels through the forward weights, whose "
+                "signs follow the other end of the synapse. Take Dale(feedback='exempt'), or a pathway with weights of "
+                "its own such as SignSymmetry() or FeedbackAlignment()"
+            )
+        self.presynaptic_sign = self._signs(source, self.units[0], wiring.seed, name, axis=1)
+        owned = target if self.constraint.constrains_feedback else None
+        self.postsynaptic_sign = self._signs(owned, self.units[1], wiring.seed, name, axis=0)
+        self.constraint.initialise(self)
+        self._projected_version = self.weight._version
+        self.noise = Noise(stream(wiring.seed, "noise", name)) if self.pathway.redraws else None
+        self.feedback_weight = self.pathway.create(self, generator(wiring.seed, "feedback", name))
+
+    def _signs(self, population: Population | None, units: int, seed: int, name: str, axis: int) -> Tensor | None:
+        signs = None if population is None else self.constraint.signs(population, seed)
+        if signs is None or population is None:
+            return None
+        if units % population.units:
+            raise ValueError(f"{name} has {units} units where the population before it has {population.units}")
+        signs = signs.repeat_interleave(units // population.units)  # a flattened channel hands on its sign
+        return self.lay_out(signs, axis).to(self.weight.device)
+
+    def lay_out(self, signs: Tensor, axis: int) -> Tensor:
+        """Signs of the units of one axis of the weight, in a shape that broadcasts against it."""
+        return signs.view(-1, *([1] * (self.weight.ndim - 1 - axis)))
+
+    def constrain_feedback(self, feedback: Tensor) -> Tensor:
+        """The feedback weights that the constraint allows."""
+        return self.constraint.constrain_feedback(feedback, self)
+
+    def noise_generator(self) -> torch.Generator:
+        """The generator of the next draw of a pathway that redraws its weights."""
+        assert self.noise is not None, "the layer was not bound to its pathway"
+        return self.noise.next(self.weight.device)
+
+    def feedback(self) -> Tensor | None:
+        """B for this forward pass; None where the error goes through the weights, or where nothing asks for it."""
+        if self.pathway.transports_weights or not torch.is_grad_enabled():
+            return None
+        return self.pathway.feedback(self)
+
+
+def cast_for_autocast(device: str, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What autocast does to the arguments of a matrix product, for our own autograd functions."""
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(None if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)

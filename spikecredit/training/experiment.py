@@ -1,0 +1,124 @@
+"""An experiment: five independent choices, how it is trained, and a seed. Its constructor is the configuration file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from spikecredit.architectures import ARCHITECTURES, MLP, Architecture
+from spikecredit.constraints import CONSTRAINTS, Constraint, Unconstrained
+from spikecredit.data import AUGMENTATIONS, DATA, ENCODERS, Augmentation, DataSource, Digits, Encoder, ImageData
+from spikecredit.data.encode import Constant
+from spikecredit.losses import LOSSES, Loss, MeanPotential
+from spikecredit.network import Network
+from spikecredit.neurons import LIF, NEURONS, SURROGATES, LeakyReadout, Neuron, Surrogate
+from spikecredit.pathways import PATHWAYS, Backprop, Pathway
+from spikecredit.training.optimizers import OPTIMIZERS, SCHEDULES, Adam, Cosine, Optimizer, Schedule
+from spikecredit.training.schema import Loaded, load
+
+REGISTRIES: dict[type, dict[str, type]] = {
+    Architecture: ARCHITECTURES,
+    Neuron: NEURONS,
+    Surrogate: SURROGATES,
+    Pathway: PATHWAYS,
+    Constraint: CONSTRAINTS,
+    DataSource: DATA,
+    Encoder: ENCODERS,
+    Augmentation: AUGMENTATIONS,
+    Loss: LOSSES,
+    Optimizer: OPTIMIZERS,
+    Schedule: SCHEDULES,
+}
+"""One dict per kind: what a configuration may name, and `spikecredit list` shows."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long, and with what optimiser.
+
+    Args:
+        epochs: passes over the training split. batch_size: images per step.
+        optimizer, schedule: see `optimizers`.
+        clip_norm: clip the gradient to this Euclidean norm; None leaves it.
+        precision: "float32", or "bf16": matrix products and convolutions in bfloat16 by autocast, membranes in float32.
+        patience: stop early after this many epochs without a better validation accuracy; None trains all epochs.
+        checkpoint_every: steps between checkpoints inside an epoch; 0 saves at the end of each epoch only. (A signal
+            always saves.)
+        measure: images of the probe batch on which angles and firing rates are measured after every epoch; 0: never.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    optimizer: Optimizer = Adam()
+    schedule: Schedule = Cosine()
+    clip_norm: float | None = None
+    precision: Literal["float32", "bf16"] = "float32"
+    patience: int | None = None
+    checkpoint_every: int = 0
+    measure: int = 64
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("checkpoint_every", 0), ("measure", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be positive, or null for no clipping; got {self.clip_norm}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1 epoch, or null to train all epochs; got {self.patience}")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is trained on what, and how credit travels.
+
+    Args:
+        network: the architecture. neuron: the template of its hidden neurons. readout: that of its output.
+        pathway, constraint, last_layer: as in `Network`.
+        data: images. encoder: how they become sequences. normalise: subtract the training split's mean and divide by
+            its standard deviation, per channel (encoders that read pixels as probabilities need False).
+        augment: in this order, on the training batches.
+        loss: what is minimised, and which score decides the class.
+        training: see `Training`.
+        seed: opens every stream of randomness: init, feedback, dale, noise, data, encoder, augment.
+    """
+
+    network: Architecture = MLP()
+    neuron: Neuron = LIF()  # noqa: RUF009  (a template: never run, only copied)
+    readout: Neuron = LeakyReadout()  # noqa: RUF009
+    pathway: Pathway = Backprop()
+    constraint: Constraint = Unconstrained()
+    last_layer: Literal["same", "backprop"] = "same"
+    data: DataSource = Digits()
+    encoder: Encoder = Constant()
+    normalise: bool = True
+    augment: tuple[Augmentation, ...] = ()
+    loss: Loss = MeanPotential()
+    training: Training = Training()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.normalise and self.encoder.needs_unit_range:
+            raise ValueError(
+                f"{type(self.encoder).__name__} reads pixels as values between 0 and 1: write normalise: false"
+            )
+
+    def build(self, data: ImageData) -> Network:
+        """The untrained network for this data."""
+        return self.network.build(
+            data.shape,
+            data.classes,
+            self.neuron,
+            self.readout,
+            self.pathway,
+            self.constraint,
+            self.last_layer,
+            self.seed,
+        )
+
+
+def load_experiment(source: Path | str, overrides: tuple[str, ...] = ()) -> Loaded[Experiment]:
+    """Read a YAML configuration, with dotted overrides such as "training.epochs=3".
+
+    Raises:
+        ConfigError: what is wrong, each with file, line and the nearest name.
+    """
+    return load(Experiment, source, REGISTRIES, overrides)

@@ -1,0 +1,343 @@
+"""The training loop: one experiment, from its first batch to its result, resumable bit for bit.
+
+Every random choice is a function of (seed, stream, step), so that a checkpoint holds weights, optimiser, counters and the
+sums of the epoch in hand, and nothing of any generator's inner state but torch's global one.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikecredit.analysis.activity import activity, first_non_finite, spikes_per_neuron, warn_of_extremes
+from spikecredit.analysis.alignment import alignment
+from spikecredit.data import Batches, ImageData, Split
+from spikecredit.network import Network, after_step
+from spikecredit.seeds import generator
+from spikecredit.training import checkpoint
+from spikecredit.training.experiment import Experiment
+from spikecredit.training.run import Run
+
+CHECK_EVERY = 50
+"""Steps between looks at the loss on CUDA, where each look makes the host wait; on the CPU every step is checked."""
+
+EVALUATION_BATCH = 500
+
+
+class Diverged(RuntimeError):
+    """Loss or gradients are NaN or infinite."""
+
+
+class Interrupted(Exception):
+    """A signal ended the run after a checkpoint was written."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; a checkpoint is written")
+        self.signum = signum
+
+
+class Trainer:
+    """One run in progress.
+
+    Args:
+        experiment: what to train. data: its data, on the device.
+        run: the folder to write to; None keeps nothing (no checkpoints, no metrics on disk).
+        config_hash: of the resolved configuration; a checkpoint of another one is refused.
+        log: takes one line per epoch. progress: called after every step with (epoch, batch, batches, accuracy).
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: ImageData,
+        run: Run | None = None,
+        config_hash: str = "",
+        log: Callable[[str], None] = print,
+        progress: Callable[[int, int, int, Callable[[], float]], None] | None = None,
+    ) -> None:
+        self.experiment, self.data, self.run, self.config_hash = experiment, data, run, config_hash
+        self.log, self.progress = log, progress
+        self.device = data.train.images.device
+        self.net: Network = experiment.build(data).to(self.device)
+        training = experiment.training
+        self.optimizer = training.optimizer.build(self.net.parameters())
+        self.batches = Batches(data.train, training.batch_size, experiment.seed)
+        self.step = self.epoch = self.batch = 0
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, correct, images of this epoch
+        self.best: dict[str, Any] | None = None
+        self.epochs_since_best = 0
+        self.warned: set[str] = set()
+        self.history: list[dict[str, Any]] = []
+        self.seconds = 0.0
+
+    # ---- one batch
+
+    def encode(self, images: Tensor, *stream: str | int) -> Tensor:
+        """uint8 images (B, C, H, W) -> input sequence (T, B, C, H, W)."""
+        x = self.data.normalise(images, self.experiment.normalise)
+        return self.experiment.encoder(x, generator(self.experiment.seed, "encoder", *stream, device=self.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bf16 = self.experiment.training.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            return self.net(x)
+
+    def train_batch(self, images: Tensor, labels: Tensor) -> None:
+        """One step of the optimiser."""
+        experiment, training = self.experiment, self.experiment.training
+        for index, augment in enumerate(experiment.augment):
+            images = augment(images, generator(experiment.seed, "augment", index, self.step, device=self.device))
+        x = self.encode(images, "train", self.step)
+        steps = training.epochs * len(self.batches)
+        lr = training.optimizer.lr * training.schedule.factor(self.step, steps, len(self.batches))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        out = self.forward(x)
+        loss = experiment.loss(out, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.device.type == "cpu" or self.step % CHECK_EVERY == 0:
+            self.check_finite(loss.detach(), norm, x)
+        if training.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.net.parameters(), training.clip_norm, norm)
+        self.optimizer.step()
+        after_step(self.net, self.optimizer)
+        with torch.no_grad():
+            correct = (experiment.loss.scores(out).argmax(1) == labels).sum()
+            self.sums += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))]).double()
+        self.step += 1
+        self.batch += 1
+
+    def check_finite(self, loss: Tensor, norm: Tensor, x: Tensor) -> None:
+        """Stop before the optimiser spreads a NaN or an infinity."""
+        if math.isfinite(float(loss)) and math.isfinite(float(norm)):
+            return
+        where = first_non_finite(self.net, x)
+        if where is None:
+            bad = [n for n, p in self.net.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+            where = f"the gradient of {bad[-1]}" if bad else "the loss"
+        raise Diverged(
+            f"step {self.step} (epoch {self.epoch + 1}): loss {float(loss):g}, gradient norm {float(norm):g}; first seen in "
+            f"{where}. Try a smaller learning rate (training.optimizer.lr={self.experiment.training.optimizer.lr / 10:g}), "
+            "training.clip_norm=1, a wider surrogate, or a smaller pathway.gain. The last checkpoint is untouched."
+        )
+
+    # ---- whole sets
+
+    @torch.no_grad()
+    def evaluate(self, split: Split, name: str) -> tuple[float, float]:
+        """(mean loss, accuracy) on a split, in evaluation mode."""
+        self.net.eval()
+        total = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for images, labels, index in Batches(split, EVALUATION_BATCH, 0, shuffle=False).epoch(0):
+            out = self.forward(self.encode(images, name, index))
+            loss = self.experiment.loss(out, labels)
+            correct = (self.experiment.loss.scores(out).argmax(1) == labels).sum()
+            total += torch.stack([loss * len(labels), correct]).double()
+        self.net.train()
+        loss_sum, correct_sum = total.tolist()
+        return loss_sum / len(split), correct_sum / len(split)
+
+    def measure(self) -> dict[str, Any]:
+        """Alignment and activity on the probe batch: the first images of the validation split (training, if empty).
+
+        In training mode, in which errors are delivered; both work on copies, so nothing of the run changes.
+        """
+        count = self.experiment.training.measure
+        if not count:
+            return {"layers": {}, "activity": {}, "violations": self.net.violations()}
+        split = self.data.validation if len(self.data.validation) else self.data.train
+        x, y = self.encode(split.images[:count], "probe"), split.labels[:count]
+        layers = alignment(self.net, x, y, self.experiment.loss)
+        firing = activity(self.net, x)
+        warn_of_extremes(firing, self.warned)
+        return {
+            "layers": {name: asdict(layer) for name, layer in layers.items()},
+            "activity": {name: asdict(layer) for name, layer in firing.items()},
+            "violations": self.net.violations(),
+        }
+
+    # ---- the loop
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the end, evaluate the selected weights on the test split once, return the result.
+
+        Raises:
+            Interrupted: a signal came; the checkpoint is written. Diverged: NaN or infinity.
+        """
+        training = self.experiment.training
+        with _signals() as received:
+            if not self.history:
+                self.end_of_epoch(None, 0.0)
+            while self.epoch < training.epochs and not self.stopped_early():
+                start = time.perf_counter()
+                for images, labels, index in self.batches.epoch(self.epoch, self.batch):
+                    self.train_batch(images, labels)
+                    if self.progress is not None:
+                        self.progress(self.epoch + 1, index + 1, len(self.batches), self.accuracy)
+                    if training.checkpoint_every and self.step % training.checkpoint_every == 0:
+                        self.save("last")
+                    if received:
+                        self.seconds += time.perf_counter() - start
+                        self.save("last")
+                        raise Interrupted(received[0])
+                self.epoch, self.batch = self.epoch + 1, 0
+                elapsed = time.perf_counter() - start
+                self.seconds += elapsed
+                sums = self.sums.tolist()
+                self.sums.zero_()
+                self.end_of_epoch((sums[0] / sums[2], sums[1] / sums[2]), elapsed)
+                if received:
+                    raise Interrupted(received[0])
+        return self.finish()
+
+    def accuracy(self) -> float:
+        """Training accuracy over the epoch so far."""
+        return float(self.sums[1] / self.sums[2].clamp_min(1))
+
+    def stopped_early(self) -> bool:
+        patience = self.experiment.training.patience
+        return patience is not None and self.epochs_since_best >= patience
+
+    def end_of_epoch(self, trained: tuple[float, float] | None, seconds: float) -> None:
+        """Validate, measure, record, and save."""
+        validation = self.evaluate(self.data.validation, "validation") if len(self.data.validation) else (None, None)
+        record = {
+            "event": "epoch",
+            "epoch": self.epoch,
+            "step": self.step,
+            "lr": self.optimizer.param_groups[0]["lr"] if trained else None,
+            "train_loss": trained[0] if trained else None,
+            "train_accuracy": trained[1] if trained else None,
+            "validation_loss": validation[0],
+            "validation_accuracy": validation[1],
+            "seconds": seconds,
+            **self.measure(),
+        }
+        improved = self.best is None or validation[1] is None or validation[1] > self.best["validation_accuracy"]
+        self.epochs_since_best = 0 if improved else self.epochs_since_best + 1
+        if improved:
+            self.best = {"epoch": self.epoch, "validation_accuracy": validation[1]}
+        self.history.append(record)
+        if self.run is not None:
+            self.run.append(record)
+        self.save("last")
+        if improved:
+            self.save("best")
+        if trained:
+            held_out = "" if validation[1] is None else f"   validation {validation[1]:7.2%}"
+            rate = len(self.data.train) / seconds if seconds else 0.0
+            self.log(
+                f"epoch {self.epoch:3d}/{self.experiment.training.epochs}   loss {trained[0]:.4f}   "
+                f"train {trained[1]:7.2%}{held_out}   {seconds:.1f} s   {rate:.0f} samples/s"
+            )
+
+    def finish(self) -> dict[str, Any]:
+        """The result: the test split, read once, under the weights with the best validation accuracy."""
+        if self.run is not None:
+            selected = checkpoint.latest(self.run.checkpoints, "best")
+            self.net.load_state_dict(selected.tensors["model"])
+        elif self._best_weights is not None:
+            self.net.load_state_dict(self._best_weights)
+        loss, accuracy = self.evaluate(self.data.test, "test")
+        self.net.eval()
+        firing = activity(self.net, self.encode(self.data.test.images[:EVALUATION_BATCH], "test", 0))
+        self.net.train()
+        trained = sum(record["seconds"] for record in self.history)
+        result = {
+            "event": "result",
+            "test_accuracy": accuracy,
+            "test_loss": loss,
+            "selected_epoch": self.best["epoch"] if self.best else self.epoch,
+            "epochs": self.epoch,
+            "seconds": trained,
+            "samples_per_second": len(self.data.train) * self.epoch / trained if trained else None,
+            "spikes_per_neuron": spikes_per_neuron(firing),
+            "violations": self.net.violations(),
+        }
+        if self.run is not None:
+            self.run.append(result)
+        return result
+
+    # ---- saving
+
+    _best_weights: dict[str, Tensor] | None = None
+
+    def save(self, kind: str) -> None:
+        """Write a checkpoint of this moment."""
+        if self.run is None:
+            if kind == "best":
+                self._best_weights = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+            return
+        optimizer, optimizer_state = checkpoint.pack_optimizer(self.optimizer)
+        rng, rng_state = checkpoint.pack_rng(self.device)
+        tensors = {"model": self.net.state_dict(), "optimizer": optimizer, "rng": rng, "sums": {"sums": self.sums}}
+        state = {
+            "optimizer": optimizer_state,
+            "rng": rng_state,
+            "step": self.step,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "best": self.best,
+            "epochs_since_best": self.epochs_since_best,
+            "warned": sorted(self.warned),
+            "metrics": len(self.history),
+        }
+        keep = 2 if kind == "last" else 1
+        checkpoint.save(self.run.checkpoints, kind, self.step, tensors, state, keep, config_hash=self.config_hash)
+
+    def restore(self) -> None:
+        """Go on from the newest valid checkpoint of the run.
+
+        Raises:
+            CheckpointError: there is none, or it belongs to another configuration.
+        """
+        assert self.run is not None
+        checkpoint.sweep(self.run.checkpoints)
+        saved = checkpoint.latest(self.run.checkpoints, "last")
+        if saved.config_hash != self.config_hash:
+            raise checkpoint.CheckpointError(
+                f"{saved.path} was written under another configuration than {self.run.config}: restore that file, or "
+                "start a new run with --run"
+            )
+        state = saved.state
+        self.net.load_state_dict(saved.tensors["model"])
+        checkpoint.unpack_optimizer(self.optimizer, saved.tensors["optimizer"], state["optimizer"])
+        checkpoint.unpack_rng(saved.tensors["rng"], state["rng"], self.device)
+        self.sums.copy_(saved.tensors["sums"]["sums"])
+        self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
+        self.best, self.epochs_since_best = state["best"], state["epochs_since_best"]
+        self.warned = set(state["warned"])
+        self.run.cut_metrics(state["metrics"])
+        self.history = self.run.metrics()
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying at once; a second one has its usual effect."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def handle(signum: int, frame: object) -> None:
+        received.append(signum)
+        signal.signal(signum, before[signum])
+
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    for s in before:
+        signal.signal(s, handle)
+    try:
+        yield received
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)

@@ -1,0 +1,161 @@
+"""A run's folder: configuration, environment, metrics, checkpoints, report."""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+METRICS = "metrics.jsonl"
+CONFIG = "config.yaml"
+
+
+class RunError(RuntimeError):
+    """A run folder cannot be used as asked."""
+
+
+def config_hash(resolved: dict[str, Any]) -> str:
+    """SHA-256 of the resolved configuration, the same for equal experiments."""
+    return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, machine and commit: what a figure must name."""
+    import numpy
+
+    import spikecredit
+
+    return {
+        "spikecredit": spikecredit.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that runs, with "+" if files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(["git", "-C", root, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+        dirty = subprocess.run(
+            ["git", "-C", root, "status", "--porcelain", "-uno"], capture_output=True, text=True
+        ).stdout
+    except OSError:
+        return None
+    return commit.stdout.strip() + ("+" if dirty else "") if commit.returncode == 0 else None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def finite_or_none(value: Any) -> Any:
+    """JSON has no NaN: a number that is none becomes null, in nested dicts and lists too."""
+    if isinstance(value, dict):
+        return {key: finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Run:
+    """The folder of one run.
+
+    config.yaml (resolved, every default written out), environment.json (one entry for each start), metrics.jsonl (a line for
+    each epoch, and the result), checkpoints/ (last and best), report.html.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+
+    @classmethod
+    def create(cls, folder: Path, resolved: dict[str, Any]) -> "Run":
+        """A new run.
+
+        Raises:
+            RunError: the folder already holds one.
+        """
+        import yaml
+
+        if (folder / CONFIG).exists():
+            raise RunError(f"{folder} already holds a run: add --resume to go on with it, or name another with --run")
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{CONFIG}.tmp"
+        temporary.write_text(yaml.safe_dump(resolved, sort_keys=False))
+        os.replace(temporary, folder / CONFIG)
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """An existing run.
+
+        Raises:
+            RunError: there is none.
+        """
+        if not (folder / CONFIG).is_file():
+            raise RunError(f"{folder} is no run folder: {folder / CONFIG} is missing")
+        return cls(folder)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / CONFIG
+
+    def record_environment(self, entry: dict[str, Any]) -> None:
+        """Add the environment of one start of the run."""
+        path = self.folder / "environment.json"
+        entries = json.loads(path.read_text()) if path.exists() else []
+        path.write_text(json.dumps([*entries, entry], indent=1) + "\n")
+
+    def environments(self) -> list[dict[str, Any]]:
+        path = self.folder / "environment.json"
+        return json.loads(path.read_text()) if path.exists() else []
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a line to the metrics, on the disk when this returns."""
+        with (self.folder / METRICS).open("a") as file:
+            file.write(json.dumps(finite_or_none(record), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The metrics so far. A last line cut short by a crash is left out."""
+        path = self.folder / METRICS
+        records = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def cut_metrics(self, count: int) -> None:
+        """Keep the first `count` lines: those written before the checkpoint from which the run goes on."""
+        kept = self.metrics()[:count]
+        temporary = self.folder / f".{METRICS}.tmp"
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        os.replace(temporary, self.folder / METRICS)
+
+    def result(self) -> dict[str, Any] | None:
+        """The line of the result; None if the run is not finished."""
+        return next((r for r in self.metrics() if r["event"] == "result"), None)
