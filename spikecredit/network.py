@@ -43,6 +43,13 @@ class Network(nn.Module):
                 raise TypeError(
                     f"layer {index} is {layer!r}, not a module: write Network(first, second, ...), a list with a star: *layers"
                 )
+            inner = None if _sees_time(layer) else next(filter(_needs_network, layer.modules()), None)
+            if inner is not None:
+                raise TypeError(
+                    f"layer {index}, {type(layer).__name__}, hides {type(inner).__name__} from the network: torch's modules "
+                    "see time folded into the batch, and what is in them gets no pathway. Give its parts as layers of "
+                    "their own: Network(*sequential)"
+                )
         if last_layer not in ("same", "backprop"):
             raise ValueError(f"last_layer must be 'same' or 'backprop', got {last_layer!r}")
         self.layers = nn.ModuleList(layers)
@@ -98,11 +105,15 @@ def bind_all(
 ) -> Population | None:
     """Bind layers in a row, each to the population before it; returns the population after the last.
 
-    `target` names the population after the last synapse, where others project to it too.
+    `target` names the population after the last synapse, where others project to it too. A layer's name counts layers of
+    its own type only, so that a normalisation or dropout layer put between shifts no one's random streams.
     """
+    counts: dict[str, int] = {}
     final = max((i for i, layer in enumerate(layers) if isinstance(layer, Synapse)), default=-1)
     for index, layer in enumerate(layers):
-        name = f"{prefix}.{index}"
+        kind = type(layer).__name__
+        name = f"{prefix}.{kind}{counts.setdefault(kind, 0)}"
+        counts[kind] += 1
         if index == final and isinstance(layer, Synapse):
             source = layer.bind(source, name, wiring, target)
         elif hasattr(layer, "bind"):
@@ -110,9 +121,19 @@ def bind_all(
     return source
 
 
+def _sees_time(layer: nn.Module) -> bool:
+    """Whether a layer takes (T, B, *features), as ours do and those of torch do not."""
+    return hasattr(layer, "memoryless") or hasattr(layer, "stream")
+
+
+def _needs_network(layer: nn.Module) -> bool:
+    """Whether a layer is wrong inside a module that folds time and binds nothing."""
+    return hasattr(layer, "bind") or hasattr(layer, "stream")
+
+
 def run_layer(layer: nn.Module, x: Tensor) -> Tensor:
     """One layer on a whole sequence; torch's own modules get (T B, *features)."""
-    if hasattr(layer, "memoryless") or hasattr(layer, "stream"):
+    if _sees_time(layer):
         return layer(x)
     return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
@@ -149,15 +170,13 @@ def attach(net: nn.Module, optimizer: torch.optim.Optimizer) -> torch.utils.hook
     Returns:
         the handle; `handle.remove()` ends it.
     """
-    handles: dict[int, torch.utils.hooks.RemovableHandle] = net.__dict__.setdefault("_attached", {})
-    hooks = optimizer._optimizer_step_post_hooks
-    known = handles.get(id(optimizer))
-    if known is not None and hooks.get(known.id) is not None and hooks[known.id].__dict__.get("network") is net:  # type: ignore[attr-defined]
-        return known
+    for hook in optimizer._optimizer_step_post_hooks.values():
+        if getattr(hook, "network", None) is net:
+            return hook.handle  # type: ignore[attr-defined,no-any-return]
 
     def project(optimizer: torch.optim.Optimizer, args: Any, keywords: Any) -> None:
         after_step(net, optimizer)
 
     project.network = net  # type: ignore[attr-defined]
-    handles[id(optimizer)] = optimizer.register_step_post_hook(project)
-    return handles[id(optimizer)]
+    project.handle = handle = optimizer.register_step_post_hook(project)  # type: ignore[attr-defined]
+    return handle

@@ -58,6 +58,7 @@ def _tap(neuron: Neuron, chunks: list[Tensor]) -> None:
         return out, state
 
     neuron.stream = stream  # type: ignore[method-assign]
+    neuron.forward = lambda x: stream(x)[0]  # type: ignore[method-assign]  # rate units have one of their own
 
 
 def activity(net: nn.Module, x: Tensor) -> dict[str, LayerActivity]:

@@ -107,9 +107,11 @@ def _errors(net: Network, x: Tensor, y: Tensor, loss: LossFunction, backprop: bo
             def add(gradient: Tensor) -> None:
                 errors[name] = errors[name] + gradient if name in errors else gradient
 
-            output.register_hook(add)
+            if output.requires_grad:  # not after frozen layers only
+                output.register_hook(add)
 
         layer.register_forward_hook(keep)
     with torch.enable_grad():
-        loss(twin(x), y).backward()
+        # A constant input, materialised: errors are compared step by step in the layers before the first neuron too.
+        loss(twin(x.contiguous()), y).backward()
     return errors

@@ -9,7 +9,9 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,11 +21,12 @@ if TYPE_CHECKING:
 
 Epoch = Mapping[str, Any]
 """One line of metrics.jsonl with event "epoch"."""
+Panel = tuple[str, str, float]  # key, title, factor
 Seeds = Sequence[Sequence[Epoch]]
 """The epochs of every seed of one condition."""
 
-WIDE, HALF = 10.8, 5.3
-"""Widths in inches: the report's full column and half of it, so that letters keep their size on the page."""
+WIDE = 10.8
+"""Inches: the width of the report's column, so that letters keep their size on the page."""
 MAX_NEURONS = 200
 """More rows than this fall on the same pixels of a raster."""
 MAX_LABEL = 44
@@ -34,72 +37,6 @@ MARKERS = "os^Dv<>PX"  # 9 of them for 7 colours: a pair repeats only after 63 c
 EXCITATORY, INHIBITORY, UNSIGNED = "#D55E00", "#0072B2", "#777777"
 SPLITS = {"train": ("#E69F00", "--", "s"), "validation": ("#0072B2", "-", "o")}
 INK, FAINT = "#222222", "#666666"
-
-STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib and is wide: what fits in it fits in the reader's own font
-    "font.size": 9.5,
-    "text.color": INK,
-    "text.parse_math": False,  # a label is text: a dollar sign in it is a dollar sign
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.formatter.use_mathtext": False,
-    "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.7,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.7,
-    "svg.fonttype": "none",  # letters stay text: a fifth of the size, selectable, in the page's font
-    "svg.hashsalt": "spikecredit",
-    "image.composite_image": False,
-}
-
-
-class Interval(NamedTuple):
-    """Mean of n values and the ends of its 95% interval; NaN ends if n < 2."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-# 97.5% quantiles of Student's t for 1 to 30 degrees of freedom (Fisher & Yates' table; tested against the integral).
-T_QUANTILES = (
-    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
-    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
-    2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
-)  # fmt: skip
-
-
-def t_quantile(freedom: int) -> float:
-    """The 97.5% quantile of Student's t; above 30 degrees of freedom by its expansion (Abramowitz & Stegun 26.7.5)."""
-    if freedom <= len(T_QUANTILES):
-        return T_QUANTILES[freedom - 1]
-    z = 1.959964
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-
-
-def interval(values: Sequence[float | None]) -> Interval:
-    """Mean and 95% t-interval over seeds. None and NaN are left out, and n counts what is left."""
-    kept = [float(v) for v in values if v is not None and not math.isnan(v)]
-    n = len(kept)
-    if n == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    mean = math.fsum(kept) / n
-    if n == 1:
-        return Interval(mean, math.nan, math.nan, 1)
-    half = t_quantile(n - 1) * math.sqrt(math.fsum((v - mean) ** 2 for v in kept) / (n - 1) / n)
-    return Interval(mean, mean - half, mean + half, n)
 
 
 def curves(runs: Mapping[str, Seeds], selected: int | None = None) -> "Figure":
@@ -112,54 +49,47 @@ def curves(runs: Mapping[str, Seeds], selected: int | None = None) -> "Figure":
         runs: label -> epochs of each seed.
         selected: the epoch whose weights were kept, marked by a vertical line.
     """
-    metrics = [("accuracy", "accuracy (%)", 100.0), ("loss", "loss", 1.0)]
     seeds = [epochs for condition in runs.values() for epochs in condition]
-    splits = [s for s in SPLITS if any(_has(e, f"{s}_{m}") for e in seeds for m, _, _ in metrics)] or ["train"]
+    splits = [s for s in SPLITS if any(_has(e, f"{s}_accuracy") or _has(e, f"{s}_loss") for e in seeds)] or ["train"]
+    rows = len(splits) if len(runs) > 1 else 1
     with _style():
-        if len(runs) > 1:
-            figure, grid = _figure(WIDE, 2.9 * 2 if len(splits) > 1 else 3.4, 2 if len(splits) > 1 else 1, 2)
-            panels = [(m, s) for m in metrics for s in splits]
-            for ax, (metric, split) in zip(grid.flat, panels, strict=True):
-                for label, colour, marker, condition in _coloured(runs):
-                    _mean_line(ax, condition, (f"{split}_{metric[0]}",), metric[2], label, colour, "-", marker)
-                _finish(ax, f"{split} {metric[1]}")
-            _legend_above(figure, grid.flat[0])
-            for row in grid if len(splits) > 1 else ():
-                row[1].sharey(row[0])
-                row[1].autoscale()
-        else:
-            figure, grid = _figure(WIDE, 3.2, 1, 2)
-            for ax, (metric, name, scale) in zip(grid.flat, metrics, strict=True):
-                for split in splits:
-                    colour, line, marker = SPLITS[split]
-                    for condition in runs.values():
-                        _mean_line(ax, condition, (f"{split}_{metric}",), scale, split, colour, line, marker)
-                if selected is not None:
-                    ax.axvline(selected, color=FAINT, linestyle=":", linewidth=1.2, label=f"epoch {selected}, kept")
-                _finish(ax, name)
-            _legend_above(figure, grid.flat[0])
+        figure, grid = _figure(WIDE, 0.4 + 2.8 * rows, rows, 2)
+        for column, (metric, name, scale) in enumerate((("accuracy", "accuracy (%)", 100.0), ("loss", "loss", 1.0))):
+            for i, split in enumerate(splits):
+                ax = grid[i % rows, column]
+                look = [(split, *SPLITS[split], seeds)]
+                if len(runs) > 1:
+                    look = [(label, colour, "-", marker, group) for label, colour, marker, group in _coloured(runs)]
+                for label, colour, line, marker, group in look:
+                    _mean_line(ax, group, (f"{split}_{metric}",), scale, label, colour, line, marker)
+                _finish(ax, f"{split} {name}" if len(runs) > 1 else name)
+            if selected is not None:
+                grid[0, column].axvline(selected, color=FAINT, linestyle=":", linewidth=1.2, label="epoch kept")
+        _legend_above(figure, grid.flat[0])
     return figure
 
 
-def accuracy_points(accuracies: Mapping[str, Sequence[float | None]]) -> "Figure":
-    """Test accuracy (%) by condition: one point per seed; the mean and its 95% t-interval in black above them."""
+def accuracy_points(conditions: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> "Figure":
+    """Test accuracy by condition: one point per seed in colour; the mean and its 95% interval in black below them.
+
+    Args:
+        conditions: label -> accuracies of the seeds, fractions; and (mean, low, high) as `report.interval` gives them.
+    """
     with _style():
-        figure, grid = _figure(WIDE, 0.9 + 0.52 * len(accuracies), 1, 1)
+        figure, grid = _figure(WIDE, 0.8 + 0.5 * len(conditions), 1, 1)
         ax, ticks = grid.flat[0], []
-        for row, (label, colour, marker, values) in enumerate(_coloured(accuracies)):
-            percent = [100 * v for v in values if v is not None and not math.isnan(v)]
-            ax.plot(percent, np.full(len(percent), row + 0.14), marker, color=colour, markersize=5.5, alpha=0.85)
-            mean, low, high, n = interval(percent)
-            ax.plot([low, high], [row - 0.16] * 2, color=INK, linewidth=1.6)
-            ax.plot([mean], [row - 0.16], "D", color=INK, markersize=5)
-            ticks.append(f"{label} (n = {n})")
+        for row, (label, colour, marker, (values, (mean, low, high, *_))) in enumerate(_coloured(conditions)):
+            percent = [100 * v for v in values if math.isfinite(v)]
+            ax.plot(percent, np.full(len(percent), row - 0.14), marker, color=colour, markersize=6, alpha=0.8)
+            ax.plot([100 * low, 100 * high], [row + 0.16] * 2, color=INK, linewidth=1.6)
+            ax.plot([100 * mean], [row + 0.16], "D", color=INK, markersize=4.5)
+            ticks.append(f"{label} (n = {len(percent)})")
         ax.set_yticks(range(len(ticks)), ticks)
         ax.set_ylim(len(ticks) - 0.5, -0.5)
         ax.set_xlabel("test accuracy (%)")
         ax.grid(axis="y", visible=False)
         left, right = ax.get_xlim()
-        # a t-interval may leave what an accuracy can be; the axis does not follow it there
-        ax.set_xlim(max(left, -1.0), min(right, 101.0))
+        ax.set_xlim(max(left, -1.0), min(right, 101.0))  # a t-interval may leave what an accuracy can be
     return figure
 
 
@@ -167,30 +97,32 @@ def raster(layers: Mapping[str, Any], sample: Any = None) -> "Figure":
     """One sample on its way through the layers: time against neurons, the input image beside.
 
     Args:
-        layers: layer name -> (T, *N) spikes, in order. A layer whose values are not all 0 or 1, as a readout's, is drawn
-            as potentials, the unit with the highest mean in colour.
+        layers: layer name -> (T, *N) spikes, in order. Values that are not all 0 or 1, as a readout's, are drawn as
+            potentials.
         sample: (C, H, W), or None.
     """
     from matplotlib.gridspec import GridSpec
 
     with _style():
-        heights = [0.6 + 0.9 * min(1.0, np.asarray(v)[0].size / 100) for v in layers.values()]
+        heights = [0.6 + 0.9 * min(1.0, np.asarray(v)[0].size / 100) for v in layers.values()] or [1.0]
         figure, _ = _figure(WIDE, 0.9 + sum(heights) + 0.35 * len(heights), 0, 0)
-        grid = GridSpec(len(heights) or 1, 2, figure=figure, width_ratios=[1, 5.2], height_ratios=heights or None)
+        grid = GridSpec(len(heights), 2, figure=figure, width_ratios=[1, 5.2], height_ratios=heights)
         if sample is not None:
-            _image(figure.add_subplot(grid[0, 0] if len(heights) < 2 else grid[:2, 0]), np.asarray(sample))
-        colours = layer_colours(layers)
-        axes: list[Axes] = []
+            _image(figure.add_subplot(grid[:2, 0]), np.asarray(sample))
+        colours, column = layer_colours(layers), slice(None) if sample is None else 1
         for row, (name, values) in enumerate(layers.items()):
-            ax = figure.add_subplot(grid[row, 1 if sample is not None else slice(None)], sharex=axes[0] if axes else None)
-            axes.append(ax)
+            ax = figure.add_subplot(grid[row, column])
             flat = np.asarray(values, dtype=float).reshape(len(values), -1)
-            _spikes(ax, flat, name, colours[name]) if np.isin(flat, (0, 1)).all() else _potentials(ax, flat, name)
-            ax.tick_params(labelbottom=row == len(heights) - 1)
+            if np.isin(flat, (0, 1)).all():
+                _spikes(ax, flat, name, colours[name])
+            else:
+                _potentials(ax, flat, name)
             ax.set_xlim(-0.5, len(flat) - 0.5)
-        if axes:
-            axes[-1].set_xlabel("time (steps)")
-            _integers(axes[-1])
+            _integers(ax)
+            if row == len(layers) - 1:
+                ax.set_xlabel("time (steps)")
+            else:
+                ax.tick_params(labelbottom=False)
     return figure
 
 
@@ -222,7 +154,7 @@ def angles(epochs: Sequence[Epoch]) -> "Figure":
 
 
 def first_layer_angle(runs: Mapping[str, Seeds]) -> "Figure":
-    """Angle (degrees) of the delivered to the true error in the first synapse layer, where it has travelled furthest."""
+    """Angle (degrees) of the delivered to the true error in the first synapse layer, where errors come last."""
     with _style():
         figure, grid = _figure(WIDE, 3.2, 1, 1)
         for label, colour, marker, condition in _coloured(runs):
@@ -238,7 +170,7 @@ def weight_signs(weights: Mapping[str, tuple[Any, Any]]) -> "Figure":
     """Histogram of every synapse layer's effective weights by the type of their presynaptic unit.
 
     Args:
-        weights: synapse name -> (weights (out, in, ...), signs of the presynaptic units that broadcast to them, or None).
+        weights: synapse name -> (weights (out, in, ...), presynaptic signs that broadcast to them, or None).
     """
     columns = min(3, max(1, len(weights)))
     rows = max(1, math.ceil(len(weights) / columns))
@@ -269,8 +201,6 @@ def svg(figure: "Figure", label: str = "", prefix: str = "") -> str:
     Args:
         label: what a screen reader says. prefix: goes before every id; give each figure of a page its own.
     """
-    from html import escape
-
     buffer = io.StringIO()
     with _style():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -292,7 +222,8 @@ def _style() -> Iterator[None]:
         import matplotlib
     except ImportError as error:
         raise ImportError("figures need matplotlib: pip install 'spikecredit[plot]'") from error
-    with matplotlib.rc_context(STYLE):
+    # the style file may not set the salt of ids, by matplotlib's own rule
+    with matplotlib.rc_context({"svg.hashsalt": "spikecredit"}, Path(__file__).with_name("style.mplstyle")):
         yield
 
 
@@ -346,7 +277,7 @@ def _mean_line(
 
 
 def _by_layer(
-    epochs: Sequence[Epoch], group: str, panels: Sequence[tuple[str, str, float]], scale: Callable[["Axes", str], object]
+    epochs: Sequence[Epoch], group: str, panels: Sequence[Panel], scale: Callable[["Axes", str], object]
 ) -> "Figure":
     names = _layer_names(epochs, group)
     with _style():
@@ -421,7 +352,7 @@ def _image(ax: "Axes", sample: np.ndarray) -> None:
     low, high = float(picture.min()), float(picture.max())
     ax.imshow((picture - low) / ((high - low) or 1), cmap="gray", vmin=0, vmax=1, interpolation="none")
     mean = f", mean of {channels} channels" if channels not in (1, 3) else ""
-    ax.set_title(f"input, {sample.shape[1]} × {sample.shape[2]}{mean}")
+    ax.set_title(f"input, {sample.shape[1]} x {sample.shape[2]}{mean}")
     ax.set_axis_off()
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from spikecredit.architectures.architecture import Architecture, Shape, copies
+from spikecredit.architectures.architecture import Architecture, Shape, check_size, copies
 from spikecredit.constraints import Population
 from spikecredit.network import bind_all, stream_layers
 from spikecredit.neurons import Neuron
@@ -84,6 +84,7 @@ class ResNet(Architecture):
         if self.stem == "cifar":
             layers: list[nn.Module] = [Conv2d(shape[0], depth, 3, padding=1, bias=False)]
         else:
+            check_size(min(shape[1:]), 3, self)
             layers = [Conv2d(shape[0], depth, 7, stride=2, padding=3, bias=False), AvgPool2d(2)]
         layers.append(BatchNorm2d(depth))
         if self.shortcut == "spike":

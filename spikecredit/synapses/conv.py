@@ -117,7 +117,7 @@ class Conv2d(Synapse, nn.Conv2d):
             x, padding = self._padded(x)
             x, weight, bias, feedback = cast_for_autocast(x.device.type, x, weight, self.bias, feedback)  # type: ignore[assignment]  # no None comes back for a tensor
             y = _FeedbackConv2d.apply(x, weight, bias, feedback, self.stride, padding, self.dilation, self.groups)
-        return y.view(*leading, *y.shape[1:]) if y.is_contiguous() else y.unflatten(0, leading)
+        return y.reshape(*leading, *y.shape[1:])
 
     def _padded(self, x: Tensor) -> tuple[Tensor, Pair]:
         """x with the padding that a symmetric pair of numbers cannot say, and the pair that remains."""

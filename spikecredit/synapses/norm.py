@@ -43,6 +43,7 @@ class _BatchNorm(Constrained):
         return source
 
     def _constrain(self, constraint: Constraint) -> None:
+        self._release()
         # The scale's sign is not a unit's type: excitatory and inhibitory channels alike need gamma >= 0.
         self.constraint = constraint
         signs = constraint.signs(Population("scale", self.num_features), 0)

@@ -14,7 +14,8 @@ class AvgPool2d(nn.AvgPool2d):
     memoryless = True
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(0, -4)).unflatten(0, x.shape[:-3])
+        y = super().forward(x.reshape(-1, *x.shape[-3:]))
+        return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 
 class MaxPool2d(nn.MaxPool2d):
@@ -23,7 +24,8 @@ class MaxPool2d(nn.MaxPool2d):
     memoryless = True
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(0, -4)).unflatten(0, x.shape[:-3])
+        y = super().forward(x.reshape(-1, *x.shape[-3:]))
+        return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 
 class GlobalAvgPool2d(nn.Module):
@@ -65,7 +67,7 @@ class Dropout(nn.Module):
         if not 0 <= p < 1:
             raise ValueError(f"p is a probability, 0 <= p < 1; got {p!r}")
         self.p = p
-        self.noise = Noise(int(torch.randint(2**62, ())))
+        self.noise = Noise()
 
     def bind(self, source: Population | None, name: str, wiring: Wiring) -> Population | None:
         self.noise = Noise(stream(wiring.seed, "noise", name))

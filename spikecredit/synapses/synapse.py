@@ -38,10 +38,24 @@ class Constrained(nn.Module):
         self.register_buffer("postsynaptic_sign", None)
         self._projected_version = -1
         self._warned = False
+        self._given_weight: Tensor | None = None
 
     def effective_weight(self) -> Tensor:
         """The weight that the forward pass uses: `weight` itself unless a constraint reparametrises it."""
         return self.constraint.effective(self)
+
+    @torch.no_grad()
+    def _release(self) -> None:
+        """Before a constraint is bound anew: back from the parametrisation of the present one to plain weights.
+
+        A layer with a constraint of its own is bound when it is made and again by its network, which must start from the
+        weights that the layer came with, not from constrained ones.
+        """
+        untouched = self.weight._version == self._projected_version
+        plain = self._given_weight if self._given_weight is not None and untouched else self.effective_weight()
+        self._given_weight = None
+        if plain is not self.weight:
+            self.weight.copy_(plain)
 
     def project(self) -> None:
         """Bring `weight` back to its constraint, in place."""
@@ -105,7 +119,9 @@ class Synapse(Constrained):
         if pathway is not None or constraint is not None:
             seed = int(torch.randint(2**62, ()))
             inputs, outputs = self.units
+            given = self.weight.detach().clone()
             self._bind(Population("in", inputs), Population("out", outputs), "layer", Wiring(seed=seed))
+            self._given_weight = None if constraint is None else given
 
     def bind(
         self, source: Population | None, name: str, wiring: Wiring, target: Population | None = None
@@ -125,6 +141,7 @@ class Synapse(Constrained):
         return target
 
     def _bind(self, source: Population | None, target: Population, name: str, wiring: Wiring) -> None:
+        self._release()
         self.pathway = self.given_pathway or wiring.pathway
         self.constraint = self.given_constraint or wiring.constraint
         if self.pathway.transports_weights and self.constraint.constrains_feedback:

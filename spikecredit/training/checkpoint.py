@@ -244,7 +244,7 @@ def _remove(path: Path) -> None:
 
 def _explain(error: OSError, root: Path, needed: int) -> OSError:
     """The same error, with what was wanted and what to do; OSError picks the subclass by errno."""
-    text = f"checkpoint not written ({error.strerror}); earlier checkpoints are intact"
+    text = f"checkpoint not written ({error.strerror or error}); earlier checkpoints are intact"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         here = next((p for p in (root, *root.parents) if p.exists()), Path())
         free = shutil.disk_usage(here).free
@@ -300,7 +300,7 @@ def load(path: Path | str) -> Checkpoint:
     try:
         return _load(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror} ({error.filename})") from error
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error} ({error.filename})") from error
 
 
 def _load(path: Path) -> Checkpoint:

@@ -51,6 +51,7 @@ class Trainer:
         run: the folder to write to; None keeps nothing (no checkpoints, no metrics on disk).
         config_hash: of the resolved configuration; a checkpoint of another one is refused.
         log: takes one line per epoch. progress: called after every step with (epoch, batch, batches, accuracy).
+        writer: a TensorBoard `SummaryWriter`, or None.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Trainer:
         config_hash: str = "",
         log: Callable[[str], None] = print,
         progress: Callable[[int, int, int, Callable[[], float]], None] | None = None,
+        writer: Any = None,
     ) -> None:
         self.experiment, self.data, self.run, self.config_hash = experiment, data, run, config_hash
-        self.log, self.progress = log, progress
+        self.log, self.progress, self.writer = log, progress, writer
         self.device = data.train.images.device
-        self.net: Network = experiment.build(data).to(self.device)
+        # Pooling and convolution run faster channels last (benchmarks/layout.py).
+        self.net: Network = experiment.build(data).to(self.device, memory_format=torch.channels_last)
         training = experiment.training
         self.optimizer = training.optimizer.build(self.net.parameters())
         self.batches = Batches(data.train, training.batch_size, experiment.seed)
@@ -75,7 +78,7 @@ class Trainer:
         self.epochs_since_best = 0
         self.warned: set[str] = set()
         self.history: list[dict[str, Any]] = []
-        self.seconds = 0.0
+        self.result: dict[str, Any] | None = None
 
     # ---- one batch
 
@@ -187,12 +190,10 @@ class Trainer:
                     if training.checkpoint_every and self.step % training.checkpoint_every == 0:
                         self.save("last")
                     if received:
-                        self.seconds += time.perf_counter() - start
                         self.save("last")
                         raise Interrupted(received[0])
                 self.epoch, self.batch = self.epoch + 1, 0
                 elapsed = time.perf_counter() - start
-                self.seconds += elapsed
                 sums = self.sums.tolist()
                 self.sums.zero_()
                 self.end_of_epoch((sums[0] / sums[2], sums[1] / sums[2]), elapsed)
@@ -230,6 +231,10 @@ class Trainer:
         self.history.append(record)
         if self.run is not None:
             self.run.append(record)
+        if self.writer is not None:
+            for name, value in scalars(record):
+                self.writer.add_scalar(name, value, self.step)
+            self.writer.flush()
         self.save("last")
         if improved:
             self.save("best")
@@ -253,7 +258,7 @@ class Trainer:
         firing = activity(self.net, self.encode(self.data.test.images[:EVALUATION_BATCH], "test", 0))
         self.net.train()
         trained = sum(record["seconds"] for record in self.history)
-        result = {
+        self.result = {
             "event": "result",
             "test_accuracy": accuracy,
             "test_loss": loss,
@@ -265,8 +270,8 @@ class Trainer:
             "violations": self.net.violations(),
         }
         if self.run is not None:
-            self.run.append(result)
-        return result
+            self.run.append(self.result)
+        return self.result
 
     # ---- saving
 
@@ -318,7 +323,16 @@ class Trainer:
         self.best, self.epochs_since_best = state["best"], state["epochs_since_best"]
         self.warned = set(state["warned"])
         self.run.cut_metrics(state["metrics"])
-        self.history = self.run.metrics()
+        self.history = self.run.metrics()[: state["metrics"]]
+
+
+def scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a nested record with their slash-joined names."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name not in ("epoch", "step"):
+            yield f"{prefix}{name}", float(value)
 
 
 @contextmanager

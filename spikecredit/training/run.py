@@ -69,6 +69,14 @@ def _processor() -> str:
     return platform.processor()
 
 
+def free_folder(folder: Path) -> Path:
+    """The folder itself if it does not exist, else the first of folder-2, folder-3, ... that does not."""
+    candidate, number = folder, 2
+    while candidate.exists():
+        candidate, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    return candidate
+
+
 def finite_or_none(value: Any) -> Any:
     """JSON has no NaN: a number that is none becomes null, in nested dicts and lists too."""
     if isinstance(value, dict):
@@ -90,21 +98,24 @@ class Run:
         self.checkpoints = folder / "checkpoints"
 
     @classmethod
-    def create(cls, folder: Path, resolved: dict[str, Any]) -> "Run":
-        """A new run.
+    def prepare(cls, folder: Path) -> "Run":
+        """A new run, of which nothing is on the disk before `start`.
 
         Raises:
             RunError: the folder already holds one.
         """
-        import yaml
-
         if (folder / CONFIG).exists():
             raise RunError(f"{folder} already holds a run: add --resume to go on with it, or name another with --run")
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{CONFIG}.tmp"
-        temporary.write_text(yaml.safe_dump(resolved, sort_keys=False))
-        os.replace(temporary, folder / CONFIG)
         return cls(folder)
+
+    def start(self, resolved: dict[str, Any]) -> None:
+        """Make the folder and write the resolved configuration."""
+        import yaml
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".{CONFIG}.tmp"
+        temporary.write_text(yaml.safe_dump(resolved, sort_keys=False))
+        os.replace(temporary, self.config)
 
     @classmethod
     def open(cls, folder: Path) -> "Run":

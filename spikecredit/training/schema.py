@@ -39,7 +39,7 @@ MAX_BYTES = 1_000_000  # refuse what cannot be a configuration before parsing it
 MAX_ALIASES = 100
 MAX_VALUES = 100_000  # after aliases are expanded: 100 aliases of aliases can still multiply to 10^10 values
 _BAD: Any = object()  # stands for a value whose error was reported
-_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|[-+]?(Infinity|\.inf)|NaN|\.nan")
+_NUMBER = re.compile(r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)?|[-+]?(Infinity|\.inf)|NaN|\.nan")
 _ODD_INTEGER = re.compile(r"[-+]?(0[0-7_]+|[\d_]+(:\d+)+)")  # YAML 1.1: 010 is 8 and 1:30 is 90
 
 

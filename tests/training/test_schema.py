@@ -1,4 +1,4 @@
-"""Configurations: every typo found with its place and the right name, every error at once, every default written down."""
+"""Configurations: every typo found, with its place and the right name; every error at once; every default written."""
 
 import json
 import math
@@ -302,6 +302,7 @@ WRONG: list[tuple[str, str]] = [
         "more than 100000 values",
     ),
     ("[" * 100_000, "toy.yaml: nested too deeply"),
+    ("seed: " + "1" * 200_000 + "x", "toy.yaml:1: seed: expected an integer, got text '111"),  # in linear time
     ("#" * 1_000_001, "toy.yaml: more than 1000000 bytes"),
 ]
 
@@ -345,7 +346,8 @@ def test_all_errors_come_together() -> None:
     text = "seed: x\nneuron:\n  tua: 1\n  reset: zer\nlayers:\n- lif\n- {kind: lif, tau: -1}\nnaem: y\n"
     found = errors(text, "optimizer.lr=fast", "x")
     assert [error.split(": ")[0] for error in found] == [
-        "toy.yaml:1", "toy.yaml:3", "toy.yaml:4", "toy.yaml:7", "toy.yaml:8", "override 'optimizer.lr=fast'", "override 'x'",
+        "toy.yaml:1", "toy.yaml:3", "toy.yaml:4", "toy.yaml:7", "toy.yaml:8",
+        "override 'optimizer.lr=fast'", "override 'x'",
     ]  # fmt: skip
 
 
@@ -354,9 +356,13 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"seed: 1\nname: \xe9")
     (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbfseed: 1")
     assert load(Experiment, tmp_path / "bom.yaml", REGISTRIES).value.seed == 1
-    for name, told in [("mnits.yaml", r"mnits.yaml: no such file; did you mean 'mnist.yaml'\?"), ("latin.yaml", ":2: not UTF-8"),
-                       ("x/y.yaml", "no such folder"), (".", "cannot be read: Is a directory"),
-                       ("mnist.yaml", r"mnist\.yaml:2: naem: unknown key 'naem'; did you mean 'name'")]:  # fmt: skip
+    for name, told in [
+        ("mnits.yaml", r"mnits.yaml: no such file; did you mean 'mnist.yaml'\?"),
+        ("latin.yaml", ":2: not UTF-8"),
+        ("x/y.yaml", "no such folder"),
+        (".", "cannot be read: Is a directory"),
+        ("mnist.yaml", r"mnist\.yaml:2: naem: unknown key 'naem'; did you mean 'name'"),
+    ]:
         with pytest.raises(ConfigError, match=told):
             load(Experiment, str(tmp_path / name), REGISTRIES)
 
@@ -367,7 +373,7 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
 def places(
     cls: type, registries: Mapping[type, Mapping[str, type]]
 ) -> Iterator[tuple[dict[str, Any], list[str], list[str]]]:
-    """(document, path of a mapping in it, its valid keys) for every class that a configuration of `cls` can construct."""
+    """(document, path of a mapping in it, its valid keys), for every class that a configuration can construct."""
     described, seen = Schema(cls, registries), set()
 
     def walk(here: type, path: list[str], document: Callable[[dict], dict]) -> Iterator[Any]:

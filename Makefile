@@ -1,0 +1,39 @@
+# Every target makes .venv from nothing when it is missing; constraints.txt pins every version.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test gpu docs lint format clean
+
+demo: $(STAMP)
+	$(BIN)/spikecredit demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest --cov=spikecredit --cov-report=term-missing:skip-covered --cov-fail-under=90
+
+# On a machine with CUDA, with the Python that is there: nothing is installed, nothing is fetched.
+gpu:
+	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch first and by itself: its pinned version is the CPU build, and nothing installed later may pull another.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[plot,vision,brian,snntorch,tensorboard,docs,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info docs/_build .pytest_cache .ruff_cache .mypy_cache .hypothesis

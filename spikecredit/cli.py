@@ -1,0 +1,399 @@
+"""The command line: demo, train, evaluate, list, doctor."""
+
+import inspect
+import math
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+import spikecredit
+from spikecredit.training.schema import ConfigError, nearest
+
+CONFIGS = Path(spikecredit.__file__).parent / "configs"
+
+DEMO: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("backprop", ("pathway={kind: backprop}",)),
+    ("feedback alignment", ("pathway={kind: feedback_alignment}",)),
+    ("sign symmetry", ("pathway={kind: sign_symmetry}",)),
+    (
+        "sign symmetry + Dale's law",
+        ("pathway={kind: sign_symmetry, magnitude: fixed}", "constraint={kind: dale, excitatory: 0.8}"),
+    ),
+)
+"""The demo's rows: label, and what it changes in demo.yaml."""
+
+
+class Failure(click.ClickException):
+    """An error of the user's making: its message, and exit status 2 (1 for a run that failed)."""
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Verbs(click.Group):
+    """A group that suggests the nearest verb."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise Failure(f"no verb {args[0]!r}{nearest(args[0], sorted(self.commands))}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(spikecredit.__version__, prog_name="spikecredit")
+def main() -> None:
+    """Spiking networks that learn under biology's constraints."""
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+    click.echo(f"warning: {message}", err=True)
+
+
+# ---- shared ----------------------------------------------------------------------------------------------------------
+
+
+def find_config(name: str) -> Path:
+    """A path to a configuration, or the name of one that ships with spikecredit."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = {p.stem: p for p in sorted(CONFIGS.glob("*.yaml"))}
+    if path.name == name and path.stem in shipped:
+        return shipped[path.stem]
+    there = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    raise Failure(f"no configuration {name!r}{nearest(path.name, there or sorted(shipped))}")
+
+
+def pick_device(name: str) -> torch.device:
+    """auto: CUDA if there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise Failure(f"--device {name}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
+    return torch.device(name)
+
+
+def load_config(source: Path, overrides: tuple[str, ...] = ()) -> Any:
+    """The experiment and its resolved configuration; a mistake ends the program before anything else is touched."""
+    from spikecredit.training.experiment import load_experiment
+
+    try:
+        return load_experiment(source, overrides)
+    except ConfigError as error:
+        raise Failure(str(error)) from error
+
+
+def load_data(experiment: Any, device: torch.device) -> Any:
+    try:
+        return experiment.data.load().to(device)
+    except (ValueError, OSError, ImportError) as error:
+        raise Failure(f"data: {error}") from error
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Turn what can stop a run into a message and an exit status: 128 + signal, or 1."""
+    from spikecredit.training.checkpoint import CheckpointError
+    from spikecredit.training.loop import Diverged, Interrupted
+    from spikecredit.training.run import RunError
+
+    try:
+        yield
+    except Interrupted as stop:
+        click.echo(f"{stop}; go on with --resume", err=True)
+        sys.exit(128 + stop.signum)
+    except RunError as error:
+        raise Failure(str(error)) from error
+    except (Diverged, CheckpointError, OSError) as error:
+        raise Failure(str(error), exit_code=1) from error
+
+
+def progress_bar(samples: int) -> Callable[[int, int, int, Callable[[], float]], None] | None:
+    """A bar per epoch with accuracy and samples/s on a terminal; None elsewhere."""
+    if not sys.stderr.isatty():
+        return None
+    from tqdm import tqdm
+
+    bar: Any = None
+
+    def update(epoch: int, batch: int, batches: int, accuracy: Callable[[], float]) -> None:
+        nonlocal bar
+        if bar is None or bar.n >= bar.total:
+            bar = tqdm(total=batches, initial=batch - 1, desc=f"epoch {epoch}", leave=False, unit="batch")
+            bar.started = time.perf_counter(), batch - 1
+        bar.update()
+        if batch % 10 == 0 or batch == batches:
+            began, first = bar.started
+            rate = (batch - first) * samples / batches / max(1e-9, time.perf_counter() - began)
+            bar.set_postfix_str(f"accuracy {accuracy():.2%}, {rate:.0f} samples/s")
+        if batch == batches:
+            bar.close()
+
+    return update
+
+
+# ---- demo ------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--seeds", default=3, show_default=True, help="Runs per row; seeds 0, 1, ...")
+@click.option("--run", "folder", default="runs/demo", show_default=True, help="Folder of the report; a new one if it exists.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto; networks this small are faster on the CPU.")
+def demo(seeds: int, folder: str, device: str) -> None:
+    """Train the same LIF network on handwritten digits under four kinds of feedback, and compare."""
+    from spikecredit.analysis.report import write_report
+    from spikecredit.training.loop import Trainer
+    from spikecredit.training.run import config_hash, environment, free_folder
+    from spikecredit.training.summary import run_record
+
+    if seeds < 1:
+        raise Failure(f"--seeds must be at least 1, got {seeds}")
+    where = pick_device(device)
+    out = free_folder(Path(folder))
+    out.mkdir(parents=True)
+    config = CONFIGS / "demo.yaml"
+    base = load_config(config)
+    data = load_data(base.value, where)
+    env = environment(where)
+    seed_text = "seed 0" if seeds == 1 else f"seeds 0 to {seeds - 1}"
+    click.echo(
+        f"spikecredit {spikecredit.__version__} on {env['device']}, {seed_text}, configuration "
+        f"{config_hash(base.resolved)[:12]}\n{data.name}: {len(data.train)} training, {len(data.validation)} validation, "
+        f"{len(data.test)} test images; accuracy is on the test images, of the epoch best on validation\n"
+    )
+    click.echo(ROW.format("pathway", "test accuracy", "angle to true error", "spikes/neuron", "Dale violations", "time"))
+    records, rows = [], []
+    for label, changes in DEMO:
+        results, angles = [], []
+        for seed in range(seeds):
+            loaded = load_config(config, (*changes, f"seed={seed}"))
+            trainer = Trainer(loaded.value, data, log=lambda line: None)
+            with failures():
+                results.append(trainer.fit())
+            angles.append(error_angle(trainer.history[-1]["layers"]))
+            records.append(run_record(trainer, label, loaded.resolved, env))
+        dale = "constraint=" in "".join(changes)
+        rows.append(demo_row(label, results, angles, dale))
+        click.echo(ROW.format(*rows[-1].values()))
+    report = write_report(out / "report.html", "spikecredit demo", records, rows, DEMO_INTRO)
+    click.echo(f"\n{HOW_TO_READ}\nreport: {report}")
+
+
+ROW = "{:<28}{:>20}{:>21}{:>15}{:>17}{:>9}"
+
+HOW_TO_READ = (
+    "accuracy: mean and 95 % t-interval over the seeds. angle: between the error that reaches the hidden layer and\n"
+    "backprop's at the same weights, after training. spikes/neuron: per image. time: training, all seeds together."
+)
+
+DEMO_INTRO = (
+    "The same network of leaky integrate-and-fire neurons learns handwritten digits under four kinds of feedback. Backprop sends "
+    "the error back through the forward weights; feedback alignment through fixed random ones; sign symmetry through weights that "
+    "share only their signs. Under Dale's law each hidden neuron excites or inhibits all its targets, for life."
+)
+
+
+def error_angle(layers: dict[str, Any]) -> float:
+    """Mean angle to the true error over the layers that get it through a pathway (all but the last), in degrees."""
+    angles = [layer["error_angle"] for layer in list(layers.values())[:-1]]
+    return statistics.fmean(angles) if angles else math.nan
+
+
+def demo_row(label: str, results: list[dict[str, Any]], angles: list[float], dale: bool) -> dict[str, str]:
+    """One row of the table: means over seeds."""
+    from spikecredit.analysis.report import interval
+
+    mean, half = interval([r["test_accuracy"] for r in results])
+    accuracy = f"{mean:.1%}" + ("" if math.isnan(half) else f" ± {100 * half:.1f}")
+    return {
+        "pathway": label,
+        "test accuracy": accuracy,
+        "angle to true error": f"{statistics.fmean(angles):.0f}°",
+        "spikes/neuron": f"{statistics.fmean(r['spikes_per_neuron'] for r in results):.2f}",
+        "Dale violations": str(sum(r["violations"] for r in results)) if dale else "–",
+        "time": f"{sum(r['seconds'] for r in results):.1f} s",
+    }
+
+
+# ---- train -----------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--run", "folder", default=None, help="Run folder; by default runs/NAME-OF-CONFIG.")
+@click.option("--resume", is_flag=True, help="Go on with the run from its last checkpoint, bit for bit.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard events too (extra: tensorboard).")
+def train(
+    config: str, overrides: tuple[str, ...], folder: str | None, resume: bool, device: str, tensorboard: bool
+) -> None:
+    """Train CONFIG: a YAML file, the name of a shipped one, or (with --resume) a run folder.
+
+    KEY=VALUE changes one value, dotted: training.epochs=3 pathway.magnitude=fixed.
+    """
+    from spikecredit.analysis.report import write_report
+    from spikecredit.training.loop import Trainer
+    from spikecredit.training.run import Run, config_hash, environment
+    from spikecredit.training.summary import run_record
+
+    is_run = (Path(config) / "config.yaml").is_file()
+    if is_run and not resume:
+        raise Failure(f"{config} is a run folder: add --resume to go on with it, or give a configuration")
+    if is_run and overrides:
+        raise Failure(f"{config} has its configuration; {' '.join(overrides)} would change it: start a new run instead")
+    source = Path(config) / "config.yaml" if is_run else find_config(config)
+    loaded = load_config(source, overrides)
+    where = pick_device(device)
+    target = Path(config) if is_run else Path(folder or f"runs/{source.stem}")
+    with failures():
+        run = Run.open(target) if resume else Run.prepare(target)
+        if resume and config_hash(load_config(run.config).resolved) != config_hash(loaded.resolved):
+            raise Failure(
+                f"{target} was started with another configuration than {' '.join((config, *overrides))}: "
+                f"resume it with `spikecredit train {target} --resume`, or name a new folder with --run"
+            )
+        if run.result() is not None:
+            raise Failure(f"{target} is finished: see {target / 'report.html'} or `spikecredit evaluate {target}`")
+    data = load_data(loaded.value, where)
+    with failures():
+        if not resume:
+            run.start(loaded.resolved)
+        env = environment(where)
+        run.record_environment(env)
+        writer = tensorboard_writer(run.folder) if tensorboard else None
+        trainer = Trainer(
+            loaded.value,
+            data,
+            run,
+            config_hash(loaded.resolved),
+            log=click.echo,
+            progress=progress_bar(len(data.train)),
+            writer=writer,
+        )
+        if resume:
+            trainer.restore()
+            click.echo(f"resumed at epoch {trainer.epoch + 1}, batch {trainer.batch}, step {trainer.step}")
+        result = trainer.fit()
+    record = run_record(trainer, source.stem if not is_run else target.name, loaded.resolved, env)
+    report = write_report(run.folder / "report.html", record.label, [record])
+    click.echo(
+        f"test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f} (epoch {result['selected_epoch']}), "
+        f"{result['spikes_per_neuron']:.2f} spikes per neuron and image, {result['violations']} constraint violations\n"
+        f"report: {report}"
+    )
+
+
+def tensorboard_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise Failure("--tensorboard needs the package tensorboard: pip install 'spikecredit[tensorboard]'") from error
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+# ---- evaluate --------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("folder", metavar="RUN")
+@click.option("--checkpoint", "kind", type=click.Choice(["best", "last"]), default="best", show_default=True)
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def evaluate(folder: str, kind: str, split: str, device: str) -> None:
+    """Evaluate a checkpoint of RUN: accuracy, loss, firing, constraint violations."""
+    from spikecredit.analysis.activity import activity, spikes_per_neuron
+    from spikecredit.training import checkpoint
+    from spikecredit.training.loop import EVALUATION_BATCH, Trainer
+    from spikecredit.training.run import Run, config_hash
+
+    with failures():
+        run = Run.open(Path(folder))
+        loaded = load_config(run.config)
+        data = load_data(loaded.value, pick_device(device))
+        saved = checkpoint.latest(run.checkpoints, kind)
+        if saved.config_hash != config_hash(loaded.resolved):
+            raise Failure(f"{saved.path} was written under another configuration than {run.config}")
+    part = getattr(data, split)
+    if not len(part):
+        raise Failure(f"the {split} split of {data.name} is empty")
+    trainer = Trainer(loaded.value, data)
+    trainer.net.load_state_dict(saved.tensors["model"])
+    loss, accuracy = trainer.evaluate(part, split)
+    trainer.net.eval()
+    firing = activity(trainer.net, trainer.encode(part.images[:EVALUATION_BATCH], split, 0))
+    click.echo(
+        f"{saved.path.name} on {split} ({len(part)} images): accuracy {accuracy:.2%}, loss {loss:.4f}, "
+        f"{spikes_per_neuron(firing):.2f} spikes per neuron and image, {trainer.net.violations()} constraint violations"
+    )
+    for name, layer in firing.items():
+        click.echo(f"  {name:<24} {layer.rate:7.2%} of steps   {layer.silent:7.2%} silent   {layer.neurons} neurons")
+
+
+# ---- list ------------------------------------------------------------------------------------------------------------
+
+
+def registries() -> dict[str, dict[str, type]]:
+    """What a configuration may name, by the word that `list` takes."""
+    from spikecredit.training.experiment import REGISTRIES
+
+    plural = {"architecture": "architectures", "data source": "data", "augmentation": "augmentations"}
+    names = {}
+    for base, kinds in REGISTRIES.items():
+        word = "".join(f" {c.lower()}" if c.isupper() else c for c in base.__name__).strip()
+        names[plural.get(word, word.rstrip("y") + "ies" if word.endswith("y") and word != "pathway" else word + "s")] = kinds
+    names["losses"] = names.pop("losss", names.get("losses", {}))
+    return names
+
+
+@main.command("list")
+@click.argument("what", required=False)
+def list_(what: str | None) -> None:
+    """List what a configuration may name: neurons, pathways, constraints, ..., or the shipped configs."""
+    known = registries()
+    if what == "configs":
+        for path in sorted(CONFIGS.glob("*.yaml")):
+            click.echo(f"{path.stem:<40} {path.read_text().splitlines()[0].lstrip('# ')}")
+        return
+    if what is None:
+        for name, kinds in known.items():
+            click.echo(f"{name:<15} {', '.join(kinds)}")
+        click.echo(f"{'configs':<15} {', '.join(p.stem for p in sorted(CONFIGS.glob('*.yaml')))}")
+        return
+    if what not in known:
+        raise Failure(f"nothing to list under {what!r}{nearest(what, [*known, 'configs'])}")
+    for kind, cls in known[what].items():
+        click.echo(f"{kind}: {cls.__name__}{signature(cls)}")
+        click.echo(f"    {(inspect.getdoc(cls) or '').splitlines()[0]}")
+
+
+def signature(cls: type) -> str:
+    """Parameters with their defaults, without annotations."""
+    parameters = [p for p in inspect.signature(cls).parameters.values()]
+    return f"({', '.join(str(p.replace(annotation=inspect.Parameter.empty)) for p in parameters)})"
+
+
+# ---- doctor ----------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+def doctor() -> None:
+    """Check this installation: versions that clash, optional parts, the device, and one gradient."""
+    from spikecredit.training.doctor import examine
+
+    failed = False
+    for status, text in examine():
+        click.echo(f"{status:<5} {text}")
+        failed |= status == "fail"
+    if failed:
+        sys.exit(1)

@@ -1,0 +1,61 @@
+"""From a trained network to the record that the report shows."""
+
+from typing import Any
+
+import numpy as np
+
+from spikecredit.analysis.activity import record
+from spikecredit.analysis.report import RunRecord
+from spikecredit.constraints import Dale
+from spikecredit.training.loop import Trainer
+
+
+def run_record(trainer: Trainer, label: str, resolved: dict[str, Any], environment: dict[str, Any]) -> RunRecord:
+    """What the report shows of a run, with one test image through its network in evaluation mode."""
+    net, data = trainer.net, trainer.data
+    net.eval()
+    sample = data.test.images[:1]
+    spikes = {name: out[:, 0].float().cpu().numpy() for name, out in record(net, trainer.encode(sample, "raster")).items()}
+    net.train()
+    weights: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+    for name, layer in net.synapses().items():
+        signs = layer.presynaptic_sign
+        weights[name] = (
+            layer.effective_weight().detach().float().cpu().numpy(),
+            None if signs is None else signs.cpu().numpy(),
+        )
+    return RunRecord(
+        label=label,
+        epochs=[line for line in trainer.history if line["event"] == "epoch"],
+        result=trainer.result,
+        config=resolved,
+        environment=environment,
+        raster=spikes,
+        sample=sample[0].cpu().numpy(),
+        weights=weights,
+        notes=notes(trainer),
+    )
+
+
+def notes(trainer: Trainer) -> list[str]:
+    """What a reader must know to judge the figures."""
+    experiment = trainer.experiment
+    lines = [
+        f"Selected: {'the epoch with the best validation accuracy' if len(trainer.data.validation) else 'the last epoch'}; "
+        "the test split was read once, at the end.",
+    ]
+    if isinstance(experiment.constraint, Dale):
+        lines.append(
+            "Dale's law holds for every neuron's outgoing synapses; sensory input and biases are exempt, and "
+            + (
+                "errors have carriers of their own, which need not obey it (feedback='exempt')."
+                if experiment.constraint.feedback == "exempt"
+                else "errors are carried by the same neurons, so feedback weights obey it too (feedback='own')."
+            )
+        )
+    if not experiment.pathway.transports_weights:
+        lines.append(
+            "The pathway carries errors from layer to layer. Within a neuron, gradients run back through time along its "
+            "own leak, and its reset is detached."
+        )
+    return lines
