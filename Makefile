@@ -12,9 +12,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest --cov=spikecredit --cov-report=term-missing:skip-covered --cov-fail-under=90
 
-# On a machine with CUDA, with the Python that is there: nothing is installed, nothing is fetched.
+# With the machine's own Python if it has torch: a machine with CUDA has its own build, and often no network.
 gpu:
-	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu
+	if $(PYTHON) -c "import torch, numpy" 2>/dev/null; then \
+		PYTHONPATH=. $(PYTHON) -m benchmarks.gpu; \
+	else \
+		$(MAKE) $(STAMP) && $(BIN)/python -m benchmarks.gpu; \
+	fi
 
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

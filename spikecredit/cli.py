@@ -1,13 +1,15 @@
 """The command line: demo, train, evaluate, list, doctor."""
 
 import inspect
+import json
 import math
+import re
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import click
 import torch
 
 import spikecredit
-from spikecredit.training.schema import ConfigError, nearest
+from spikecredit.training.document import ConfigError, nearest
 
 CONFIGS = Path(spikecredit.__file__).parent / "configs"
 
@@ -32,11 +34,15 @@ DEMO: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 class Failure(click.ClickException):
-    """An error of the user's making: its message, and exit status 2 (1 for a run that failed)."""
+    """An error of the user's making: its message, and exit status 2."""
 
-    def __init__(self, message: str, exit_code: int = 2) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    exit_code = 2
+
+
+class RunFailure(Failure):
+    """A run that failed: exit status 1."""
+
+    exit_code = 1
 
 
 class Verbs(click.Group):
@@ -70,17 +76,23 @@ def find_config(name: str) -> Path:
     shipped = {p.stem: p for p in sorted(CONFIGS.glob("*.yaml"))}
     if path.name == name and path.stem in shipped:
         return shipped[path.stem]
-    there = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-    raise Failure(f"no configuration {name!r}{nearest(path.name, there or sorted(shipped))}")
+    known = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    known += sorted(shipped) if path.name == name else []
+    raise Failure(f"no configuration {name!r}{nearest(path.name, known)}")
 
 
 def pick_device(name: str) -> torch.device:
     """auto: CUDA if there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise Failure(f"--device {name}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
-    return torch.device(name)
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise Failure(f"--device {name}: expected auto, cpu, cuda or cuda:N{nearest(name, ['auto', 'cpu', 'cuda'])}")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        seen = torch.cuda.device_count() or "no"
+        use = "--device cuda" if torch.cuda.device_count() else "--device cpu"
+        raise Failure(f"--device {name}: torch {torch.__version__} sees {seen} CUDA device here; use {use}")
+    return device
 
 
 def load_config(source: Path, overrides: tuple[str, ...] = ()) -> Any:
@@ -94,10 +106,31 @@ def load_config(source: Path, overrides: tuple[str, ...] = ()) -> Any:
 
 
 def load_data(experiment: Any, device: torch.device) -> Any:
+    """The data on the device."""
     try:
         return experiment.data.load().to(device)
     except (ValueError, OSError, ImportError) as error:
         raise Failure(f"data: {error}") from error
+
+
+def new_trainer(*arguments: Any, **options: Any) -> Any:
+    """A `Trainer`; an experiment that does not fit its data ends the program before anything is written."""
+    from spikecredit.training.loop import Trainer
+
+    try:
+        return Trainer(*arguments, **options)
+    except ValueError as error:
+        raise Failure(str(error)) from error
+
+
+def report_line(path: Path, *report: Any) -> str:
+    """Write the report; where it is, or why there is none (a run that ended does not fail for want of matplotlib)."""
+    from spikecredit.analysis.report import write_report
+
+    try:
+        return f"report: {write_report(path, *report)}"
+    except ImportError as error:
+        return f"no report: {error}"
 
 
 @contextmanager
@@ -115,7 +148,7 @@ def failures() -> Iterator[None]:
     except RunError as error:
         raise Failure(str(error)) from error
     except (Diverged, CheckpointError, OSError) as error:
-        raise Failure(str(error), exit_code=1) from error
+        raise RunFailure(str(error)) from error
 
 
 def progress_bar(samples: int) -> Callable[[int, int, int, Callable[[], float]], None] | None:
@@ -147,37 +180,41 @@ def progress_bar(samples: int) -> Callable[[int, int, int, Callable[[], float]],
 
 @main.command()
 @click.option("--seeds", default=3, show_default=True, help="Runs per row; seeds 0, 1, ...")
-@click.option("--run", "folder", default="runs/demo", show_default=True, help="Folder of the report; a new one if it exists.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto; networks this small are faster on the CPU.")
+@click.option(
+    "--run", "folder", default="runs/demo", show_default=True, help="Folder of the report; a new one if it exists."
+)
+@click.option(
+    "--device", default="cpu", show_default=True, help="cpu, cuda or auto; networks this small are faster on the CPU."
+)
 def demo(seeds: int, folder: str, device: str) -> None:
     """Train the same LIF network on handwritten digits under four kinds of feedback, and compare."""
-    from spikecredit.analysis.report import write_report
-    from spikecredit.training.loop import Trainer
-    from spikecredit.training.run import config_hash, environment, free_folder
+    from spikecredit.training.run import config_hash, environment, finite_or_none, free_folder
     from spikecredit.training.summary import run_record
 
     if seeds < 1:
         raise Failure(f"--seeds must be at least 1, got {seeds}")
     where = pick_device(device)
-    out = free_folder(Path(folder))
-    out.mkdir(parents=True)
     config = CONFIGS / "demo.yaml"
     base = load_config(config)
     data = load_data(base.value, where)
+    out = free_folder(Path(folder))
+    out.mkdir(parents=True)
     env = environment(where)
     seed_text = "seed 0" if seeds == 1 else f"seeds 0 to {seeds - 1}"
     click.echo(
         f"spikecredit {spikecredit.__version__} on {env['device']}, {seed_text}, configuration "
-        f"{config_hash(base.resolved)[:12]}\n{data.name}: {len(data.train)} training, {len(data.validation)} validation, "
-        f"{len(data.test)} test images; accuracy is on the test images, of the epoch best on validation\n"
+        f"{config_hash(base.resolved)[:12]}\n{data.name}: {len(data.train)} training, {len(data.validation)} "
+        f"validation, {len(data.test)} test images; accuracy is on the test images, of the epoch best on validation\n"
     )
-    click.echo(ROW.format("pathway", "test accuracy", "angle to true error", "spikes/neuron", "Dale violations", "time"))
+    click.echo(
+        ROW.format("pathway", "test accuracy", "angle to true error", "spikes/neuron", "Dale violations", "time")
+    )
     records, rows = [], []
     for label, changes in DEMO:
         results, angles = [], []
         for seed in range(seeds):
             loaded = load_config(config, (*changes, f"seed={seed}"))
-            trainer = Trainer(loaded.value, data, log=lambda line: None)
+            trainer = new_trainer(loaded.value, data, log=lambda line: None)
             with failures():
                 results.append(trainer.fit())
             angles.append(error_angle(trainer.history[-1]["layers"]))
@@ -185,8 +222,8 @@ def demo(seeds: int, folder: str, device: str) -> None:
         dale = "constraint=" in "".join(changes)
         rows.append(demo_row(label, results, angles, dale))
         click.echo(ROW.format(*rows[-1].values()))
-    report = write_report(out / "report.html", "spikecredit demo", records, rows, DEMO_INTRO)
-    click.echo(f"\n{HOW_TO_READ}\nreport: {report}")
+    report = report_line(out / "report.html", "spikecredit demo", records, rows, DEMO_INTRO)
+    click.echo(f"\n{HOW_TO_READ}\n{report}")
 
 
 ROW = "{:<28}{:>20}{:>21}{:>15}{:>17}{:>9}"
@@ -197,9 +234,10 @@ HOW_TO_READ = (
 )
 
 DEMO_INTRO = (
-    "The same network of leaky integrate-and-fire neurons learns handwritten digits under four kinds of feedback. Backprop sends "
-    "the error back through the forward weights; feedback alignment through fixed random ones; sign symmetry through weights that "
-    "share only their signs. Under Dale's law each hidden neuron excites or inhibits all its targets, for life."
+    "The same network of leaky integrate-and-fire neurons learns handwritten digits under four kinds of feedback. "
+    "Backprop sends the error back through the forward weights; feedback alignment through fixed random ones; sign "
+    "symmetry through weights that share only their signs. Under Dale's law each hidden neuron excites or inhibits all "
+    "its targets, for life."
 )
 
 
@@ -213,8 +251,8 @@ def demo_row(label: str, results: list[dict[str, Any]], angles: list[float], dal
     """One row of the table: means over seeds."""
     from spikecredit.analysis.report import interval
 
-    mean, half = interval([r["test_accuracy"] for r in results])
-    accuracy = f"{mean:.1%}" + ("" if math.isnan(half) else f" ± {100 * half:.1f}")
+    found = interval([r["test_accuracy"] for r in results])
+    accuracy = f"{found.mean:.1%}" + ("" if math.isnan(found.high) else f" ± {100 * (found.high - found.mean):.1f}")
     return {
         "pathway": label,
         "test accuracy": accuracy,
@@ -242,8 +280,6 @@ def train(
 
     KEY=VALUE changes one value, dotted: training.epochs=3 pathway.magnitude=fixed.
     """
-    from spikecredit.analysis.report import write_report
-    from spikecredit.training.loop import Trainer
     from spikecredit.training.run import Run, config_hash, environment
     from spikecredit.training.summary import run_record
 
@@ -252,6 +288,8 @@ def train(
         raise Failure(f"{config} is a run folder: add --resume to go on with it, or give a configuration")
     if is_run and overrides:
         raise Failure(f"{config} has its configuration; {' '.join(overrides)} would change it: start a new run instead")
+    if is_run and folder is not None:
+        raise Failure(f"{config} is the run folder itself: leave out --run {folder}")
     source = Path(config) / "config.yaml" if is_run else find_config(config)
     loaded = load_config(source, overrides)
     where = pick_device(device)
@@ -266,35 +304,34 @@ def train(
         if run.result() is not None:
             raise Failure(f"{target} is finished: see {target / 'report.html'} or `spikecredit evaluate {target}`")
     data = load_data(loaded.value, where)
-    with failures():
+    trainer = new_trainer(
+        loaded.value,
+        data,
+        run,
+        config_hash(loaded.resolved),
+        log=click.echo,
+        progress=progress_bar(len(data.train)),
+    )
+    with failures(), tensorboard_writer(run.folder) if tensorboard else nullcontext() as trainer.writer:
         if not resume:
             run.start(loaded.resolved)
         env = environment(where)
         run.record_environment(env)
-        writer = tensorboard_writer(run.folder) if tensorboard else None
-        trainer = Trainer(
-            loaded.value,
-            data,
-            run,
-            config_hash(loaded.resolved),
-            log=click.echo,
-            progress=progress_bar(len(data.train)),
-            writer=writer,
-        )
         if resume:
             trainer.restore()
             click.echo(f"resumed at epoch {trainer.epoch + 1}, batch {trainer.batch}, step {trainer.step}")
         result = trainer.fit()
     record = run_record(trainer, source.stem if not is_run else target.name, loaded.resolved, env)
-    report = write_report(run.folder / "report.html", record.label, [record])
+    report = report_line(run.folder / "report.html", record.label, [record])
     click.echo(
-        f"test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f} (epoch {result['selected_epoch']}), "
-        f"{result['spikes_per_neuron']:.2f} spikes per neuron and image, {result['violations']} constraint violations\n"
-        f"report: {report}"
+        f"test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f} "
+        f"(epoch {result['selected_epoch']}), {result['spikes_per_neuron']:.2f} spikes per neuron and image, "
+        f"{result['violations']} constraint violations\n{report}"
     )
 
 
 def tensorboard_writer(folder: Path) -> Any:
+    """A SummaryWriter for the run's folder."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -314,7 +351,7 @@ def evaluate(folder: str, kind: str, split: str, device: str) -> None:
     """Evaluate a checkpoint of RUN: accuracy, loss, firing, constraint violations."""
     from spikecredit.analysis.activity import activity, spikes_per_neuron
     from spikecredit.training import checkpoint
-    from spikecredit.training.loop import EVALUATION_BATCH, Trainer
+    from spikecredit.training.loop import EVALUATION_BATCH
     from spikecredit.training.run import Run, config_hash
 
     with failures():
@@ -327,7 +364,7 @@ def evaluate(folder: str, kind: str, split: str, device: str) -> None:
     part = getattr(data, split)
     if not len(part):
         raise Failure(f"the {split} split of {data.name} is empty")
-    trainer = Trainer(loaded.value, data)
+    trainer = new_trainer(loaded.value, data)
     trainer.net.load_state_dict(saved.tensors["model"])
     loss, accuracy = trainer.evaluate(part, split)
     trainer.net.eval()
@@ -351,7 +388,9 @@ def registries() -> dict[str, dict[str, type]]:
     names = {}
     for base, kinds in REGISTRIES.items():
         word = "".join(f" {c.lower()}" if c.isupper() else c for c in base.__name__).strip()
-        names[plural.get(word, word.rstrip("y") + "ies" if word.endswith("y") and word != "pathway" else word + "s")] = kinds
+        names[
+            plural.get(word, word.rstrip("y") + "ies" if word.endswith("y") and word != "pathway" else word + "s")
+        ] = kinds
     names["losses"] = names.pop("losss", names.get("losses", {}))
     return names
 

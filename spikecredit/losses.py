@@ -47,7 +47,8 @@ class SpikeCount(Loss):
 
 @dataclass(frozen=True)
 class PerStep(MeanPotential):
-    """Mean over time of the cross-entropy at every step, L = (1/T) sum_t CE(u[t], y): every step has an error of its own.
+    """Mean over time of the cross-entropy at every step, L = (1/T) sum_t CE(u[t], y): every step has an error of its
+    own.
 
     The predicted class is that of the mean potential.
     """

@@ -41,12 +41,14 @@ class Network(nn.Module):
         for index, layer in enumerate(layers):
             if not isinstance(layer, nn.Module):
                 raise TypeError(
-                    f"layer {index} is {layer!r}, not a module: write Network(first, second, ...), a list with a star: *layers"
+                    f"layer {index} is {layer!r}, not a module: write Network(first, second, ...), "
+                    "a list with a star: *layers"
                 )
             inner = None if _sees_time(layer) else next(filter(_needs_network, layer.modules()), None)
             if inner is not None:
                 raise TypeError(
-                    f"layer {index}, {type(layer).__name__}, hides {type(inner).__name__} from the network: torch's modules "
+                    f"layer {index}, {type(layer).__name__}, hides {type(inner).__name__} from the network: "
+                    "torch's modules "
                     "see time folded into the batch, and what is in them gets no pathway. Give its parts as layers of "
                     "their own: Network(*sequential)"
                 )
@@ -105,8 +107,8 @@ def bind_all(
 ) -> Population | None:
     """Bind layers in a row, each to the population before it; returns the population after the last.
 
-    `target` names the population after the last synapse, where others project to it too. A layer's name counts layers of
-    its own type only, so that a normalisation or dropout layer put between shifts no one's random streams.
+    `target` names the population after the last synapse, where others project to it too. A layer's name counts layers
+    of its own type only, so that a normalisation or dropout layer put between shifts no one's random streams.
     """
     counts: dict[str, int] = {}
     final = max((i for i, layer in enumerate(layers) if isinstance(layer, Synapse)), default=-1)
@@ -164,8 +166,8 @@ def after_step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 def attach(net: nn.Module, optimizer: torch.optim.Optimizer) -> torch.utils.hooks.RemovableHandle:
     """Call `after_step` by itself after each `optimizer.step()`.
 
-    Idempotent for one pair of network and optimiser. Hooks are in no state_dict: attach again after a deepcopy or with a
-    new optimiser.
+    Idempotent for one pair of network and optimiser. Hooks are in no state_dict: attach again after a deepcopy or with
+    a new optimiser.
 
     Returns:
         the handle; `handle.remove()` ends it.

@@ -19,8 +19,8 @@ class ActivityWarning(UserWarning):
 class LayerActivity:
     """One layer of spiking neurons.
 
-    spikes: mean spikes per neuron and sequence. rate: mean spikes per neuron and step. silent: fraction of neurons that never
-    fired on the batch. neurons: how many there are.
+    spikes: mean spikes per neuron and sequence. rate: mean spikes per neuron and step. silent: fraction of neurons
+    that never fired on the batch. neurons: how many there are.
     """
 
     spikes: float
@@ -38,7 +38,11 @@ def record(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
     twin = copy.deepcopy(net)
     outputs: dict[str, list[Tensor]] = {}
     inside: set[nn.Module] = {
-        part for neuron in twin.modules() if isinstance(neuron, Neuron) for part in neuron.modules() if part is not neuron
+        part
+        for neuron in twin.modules()
+        if isinstance(neuron, Neuron)
+        for part in neuron.modules()
+        if part is not neuron
     }
     for name, neuron in twin.named_modules():
         if isinstance(neuron, Neuron) and neuron not in inside:
@@ -99,7 +103,8 @@ def warn_of_extremes(measured: dict[str, LayerActivity], already: set[str]) -> N
 
 
 def first_non_finite(net: Network, x: Tensor) -> str | None:
-    """The name of the first layer whose output on x is NaN or infinite, in order of execution; None if all are finite."""
+    """The name of the first layer whose output on x is NaN or infinite, in order of execution; None if all are
+    finite."""
     found: list[str] = []
 
     def check(name: str):  # type: ignore[no-untyped-def]  # a closure per layer

@@ -41,7 +41,8 @@ class LayerAlignment:
 def angle(a: Tensor, b: Tensor) -> float:
     """The angle between two tensors as vectors, in degrees, in float64; NaN if a norm is below `NORM_FLOOR`.
 
-    By atan2 of |a/|a| - b/|b|| and |a/|a| + b/|b||, which keeps its accuracy near 0 and 180 degrees, where arccos loses it.
+    By atan2 of |a/|a| - b/|b|| and |a/|a| + b/|b||, which keeps its accuracy near 0 and 180 degrees, where arccos
+    loses it.
     """
     a, b = a.detach().double().flatten(), b.detach().double().flatten()
     norm_a, norm_b = torch.linalg.vector_norm(a), torch.linalg.vector_norm(b)

@@ -1,13 +1,12 @@
 """Figures: plain numbers in, one matplotlib figure out. matplotlib is imported only when one is drawn.
 
-No figure touches pyplot's global state, and `svg` gives the same text for the same numbers. None and NaN are gaps in a
-curve, never 0.
+No figure touches pyplot's global state; `svg` gives the same text for the same numbers. None and NaN are gaps, never 0.
 """
 
 import io
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -19,49 +18,39 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Epoch = Mapping[str, Any]
-"""One line of metrics.jsonl with event "epoch"."""
-Panel = tuple[str, str, float]  # key, title, factor
-Seeds = Sequence[Sequence[Epoch]]
-"""The epochs of every seed of one condition."""
+Epoch = Mapping[str, Any]  # one line of metrics.jsonl with event "epoch"
+Seeds = Sequence[Sequence[Epoch]]  # the epochs of every seed of one condition
+Look = tuple[Any, str, str]  # colour, line style, marker
 
-WIDE = 10.8
-"""Inches: the width of the report's column, so that letters keep their size on the page."""
-MAX_NEURONS = 200
-"""More rows than this fall on the same pixels of a raster."""
-MAX_LABEL = 44
+WIDE = 10.8  # inches, the report's column: letters keep their size on the page
+MAX_NEURONS = 200  # more rows than this fall on the same pixels of a raster
+MAX_LABEL = 44  # letters, about 40% of the column
 
 # Okabe & Ito 2008, without yellow (too light on white): distinct under every common colour blindness.
 CONDITIONS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 MARKERS = "os^Dv<>PX"  # 9 of them for 7 colours: a pair repeats only after 63 conditions
-EXCITATORY, INHIBITORY, UNSIGNED = "#D55E00", "#0072B2", "#777777"
+LINES = ("-", "--", ":")  # the next one each time the colours begin again
+EXCITATORY, INHIBITORY, UNSIGNED, INK, FAINT = "#D55E00", "#0072B2", "#777777", "#222222", "#666666"
 SPLITS = {"train": ("#E69F00", "--", "s"), "validation": ("#0072B2", "-", "o")}
-INK, FAINT = "#222222", "#666666"
 
 
 def curves(runs: Mapping[str, Seeds], selected: int | None = None) -> "Figure":
-    """Accuracy (%) and loss over epochs.
+    """Accuracy (%) and loss over epochs, from label -> epochs of each seed; `selected`, the epoch kept, is marked.
 
     One condition: training and validation in one panel each. Several: a panel for each, a colour per condition. With
     several seeds the thick line is their mean, the thin ones are single seeds.
-
-    Args:
-        runs: label -> epochs of each seed.
-        selected: the epoch whose weights were kept, marked by a vertical line.
     """
     seeds = [epochs for condition in runs.values() for epochs in condition]
-    splits = [s for s in SPLITS if any(_has(e, f"{s}_accuracy") or _has(e, f"{s}_loss") for e in seeds)] or ["train"]
+    measured = {key.split("_")[0] for epochs in seeds for epoch in epochs for key in epoch if epoch[key] is not None}
+    splits = [split for split in SPLITS if split in measured] or ["train"]
     rows = len(splits) if len(runs) > 1 else 1
     with _style():
-        figure, grid = _figure(WIDE, 0.4 + 2.8 * rows, rows, 2)
+        figure, grid = _figure(0.4 + 2.8 * rows, rows, 2)
         for column, (metric, name, scale) in enumerate((("accuracy", "accuracy (%)", 100.0), ("loss", "loss", 1.0))):
             for i, split in enumerate(splits):
                 ax = grid[i % rows, column]
-                look = [(split, *SPLITS[split], seeds)]
-                if len(runs) > 1:
-                    look = [(label, colour, "-", marker, group) for label, colour, marker, group in _coloured(runs)]
-                for label, colour, line, marker, group in look:
-                    _mean_line(ax, group, (f"{split}_{metric}",), scale, label, colour, line, marker)
+                for label, look, group in _looks(runs) if len(runs) > 1 else [(split, SPLITS[split], seeds)]:
+                    _mean_line(ax, group, (f"{split}_{metric}",), scale, label, look)
                 _finish(ax, f"{split} {name}" if len(runs) > 1 else name)
             if selected is not None:
                 grid[0, column].axvline(selected, color=FAINT, linestyle=":", linewidth=1.2, label="epoch kept")
@@ -70,96 +59,77 @@ def curves(runs: Mapping[str, Seeds], selected: int | None = None) -> "Figure":
 
 
 def accuracy_points(conditions: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> "Figure":
-    """Test accuracy by condition: one point per seed in colour; the mean and its 95% interval in black below them.
+    """Test accuracy from label -> (fractions of the seeds, (mean, low, high) as `report.interval` gives them).
 
-    Args:
-        conditions: label -> accuracies of the seeds, fractions; and (mean, low, high) as `report.interval` gives them.
+    One point per seed in colour; the mean and its interval in black below them.
     """
     with _style():
-        figure, grid = _figure(WIDE, 0.8 + 0.5 * len(conditions), 1, 1)
+        figure, grid = _figure(0.8 + 0.5 * len(conditions))
         ax, ticks = grid.flat[0], []
-        for row, (label, colour, marker, (values, (mean, low, high, *_))) in enumerate(_coloured(conditions)):
+        for row, (label, (colour, _, marker), (values, (mean, low, high, *_))) in enumerate(_looks(conditions)):
             percent = [100 * v for v in values if math.isfinite(v)]
-            ax.plot(percent, np.full(len(percent), row - 0.14), marker, color=colour, markersize=6, alpha=0.8)
-            ax.plot([100 * low, 100 * high], [row + 0.16] * 2, color=INK, linewidth=1.6)
-            ax.plot([100 * mean], [row + 0.16], "D", color=INK, markersize=4.5)
+            heights = row - 0.14 + 0.05 * (np.arange(len(percent)) % 3 - 1)  # equal values stay visible
+            ax.plot(percent, heights, marker, color=colour, markersize=6, alpha=0.8)
+            ax.plot([100 * low, 100 * high], [row + 0.2] * 2, color=INK, linewidth=1.6)
+            ax.plot([100 * mean] * math.isfinite(low), [row + 0.2] * math.isfinite(low), "D", color=INK, markersize=4.5)
             ticks.append(f"{label} (n = {len(percent)})")
         ax.set_yticks(range(len(ticks)), ticks)
         ax.set_ylim(len(ticks) - 0.5, -0.5)
         ax.set_xlabel("test accuracy (%)")
         ax.grid(axis="y", visible=False)
-        left, right = ax.get_xlim()
-        ax.set_xlim(max(left, -1.0), min(right, 101.0))  # a t-interval may leave what an accuracy can be
+        ax.set_xlim(max(ax.get_xlim()[0], -1), min(ax.get_xlim()[1], 101))  # an interval may leave what is possible
     return figure
 
 
-def raster(layers: Mapping[str, Any], sample: Any = None) -> "Figure":
-    """One sample on its way through the layers: time against neurons, the input image beside.
+def raster(layers: Mapping[str, Any], sample: Any = None, depth: int = 0) -> "Figure":
+    """One sample (C, H, W) on its way through the layers, name -> (T, *N) in order: time against neurons.
 
-    Args:
-        layers: layer name -> (T, *N) spikes, in order. Values that are not all 0 or 1, as a readout's, are drawn as
-            potentials.
-        sample: (C, H, W), or None.
+    Values that are not all 0 or 1, as a readout's, are drawn as potentials. depth: as in `layer_colours`.
     """
-    from matplotlib.gridspec import GridSpec
-
     with _style():
-        heights = [0.6 + 0.9 * min(1.0, np.asarray(v)[0].size / 100) for v in layers.values()] or [1.0]
-        figure, _ = _figure(WIDE, 0.9 + sum(heights) + 0.35 * len(heights), 0, 0)
-        grid = GridSpec(len(heights), 2, figure=figure, width_ratios=[1, 5.2], height_ratios=heights)
+        heights = [0.7 + 1.3 * min(1.0, np.asarray(v)[0].size / MAX_NEURONS) for v in layers.values()] or [1.0]
+        figure, _ = _figure(0.9 + sum(heights) + 0.35 * len(heights), 0)
+        grid = figure.add_gridspec(len(heights), 2, width_ratios=[1, 5.2], height_ratios=heights)
         if sample is not None:
             _image(figure.add_subplot(grid[:2, 0]), np.asarray(sample))
-        colours, column = layer_colours(layers), slice(None) if sample is None else 1
+        colours, column = layer_colours(layers, depth), slice(None) if sample is None else 1
         for row, (name, values) in enumerate(layers.items()):
             ax = figure.add_subplot(grid[row, column])
             flat = np.asarray(values, dtype=float).reshape(len(values), -1)
-            if np.isin(flat, (0, 1)).all():
-                _spikes(ax, flat, name, colours[name])
-            else:
-                _potentials(ax, flat, name)
+            draw = _spikes if np.isin(flat, (0, 1)).all() else _potentials
+            draw(ax, flat, name, colours[name])
             ax.set_xlim(-0.5, len(flat) - 0.5)
             _integers(ax)
-            if row == len(layers) - 1:
-                ax.set_xlabel("time (steps)")
-            else:
-                ax.tick_params(labelbottom=False)
+            last = row == len(layers) - 1
+            ax.set_xlabel("time (steps)" if last else "")
+            ax.tick_params(labelbottom=last)
     return figure
 
 
-def firing(epochs: Sequence[Epoch]) -> "Figure":
-    """Firing rate and fraction of silent neurons of every layer of neurons over epochs."""
+def firing(epochs: Sequence[Epoch], depth: int = 0) -> "Figure":
+    """Firing rate and share of silent neurons of every layer of neurons over epochs; depth as in `layer_colours`."""
     panels = [("rate", "spikes per neuron and step", 1.0), ("silent", "neurons that never fired (%)", 100.0)]
-    return _by_layer(epochs, "activity", panels, lambda ax, _: ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0])))
+    return _by_layer(epochs, "activity", panels, depth)
 
 
-def angles(epochs: Sequence[Epoch]) -> "Figure":
-    """Three measures of the feedback of every synapse layer over epochs.
-
-    The angle of the delivered error to the true one, that of the effective feedback B to the weights W (degrees), and
-    the share of entries whose signs agree (%).
-    """
+def angles(epochs: Sequence[Epoch], depth: int = 0) -> "Figure":
+    """The feedback of every synapse layer over epochs: the angle of the delivered to the true error, that of the
+    effective feedback B to the weights W (degrees), and the share of entries whose signs agree (%)."""
     panels = [
         ("error_angle", "delivered to true error (°)", 1.0),
         ("weight_angle", "feedback B to weights W (°)", 1.0),
         ("sign_agreement", "sign(B) = sign(W) (%)", 100.0),
     ]
-
-    def scale(ax: "Axes", key: str) -> None:
-        if key == "sign_agreement":
-            ax.set_ylim(-4, 104)
-        else:
-            _degrees(ax)
-
-    return _by_layer(epochs, "layers", panels, scale)
+    return _by_layer(epochs, "layers", panels, depth)
 
 
 def first_layer_angle(runs: Mapping[str, Seeds]) -> "Figure":
     """Angle (degrees) of the delivered to the true error in the first synapse layer, where errors come last."""
     with _style():
-        figure, grid = _figure(WIDE, 3.2, 1, 1)
-        for label, colour, marker, condition in _coloured(runs):
+        figure, grid = _figure(3.2)
+        for label, look, condition in _looks(runs):
             name = next(iter(_layer_names([e for epochs in condition for e in epochs], "layers")), "")
-            _mean_line(grid.flat[0], condition, ("layers", name, "error_angle"), 1.0, label, colour, "-", marker)
+            _mean_line(grid.flat[0], condition, ("layers", name, "error_angle"), 1.0, label, look)
         _finish(grid.flat[0], "delivered to true error (°)")
         _degrees(grid.flat[0])
         _legend_above(figure, grid.flat[0])
@@ -167,15 +137,13 @@ def first_layer_angle(runs: Mapping[str, Seeds]) -> "Figure":
 
 
 def weight_signs(weights: Mapping[str, tuple[Any, Any]]) -> "Figure":
-    """Histogram of every synapse layer's effective weights by the type of their presynaptic unit.
+    """Histograms of effective weights by the type of their presynaptic unit.
 
-    Args:
-        weights: synapse name -> (weights (out, in, ...), presynaptic signs that broadcast to them, or None).
+    From synapse name -> (weights (out, in, ...), presynaptic signs that broadcast to them, or None).
     """
-    columns = min(3, max(1, len(weights)))
-    rows = max(1, math.ceil(len(weights) / columns))
+    rows, columns = max(1, math.ceil(len(weights) / 3)), min(3, max(1, len(weights)))
     with _style():
-        figure, grid = _figure(WIDE, 0.6 + 2.3 * rows, rows, columns)
+        figure, grid = _figure(0.6 + 2.3 * rows, rows, columns)
         for ax in grid.flat[len(weights) :]:
             ax.set_axis_off()
         used: dict[str, Any] = {}
@@ -187,33 +155,38 @@ def weight_signs(weights: Mapping[str, tuple[Any, Any]]) -> "Figure":
     return figure
 
 
-def layer_colours(names: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
-    """A colour per layer by its depth, dark to light: an order that the eye sees, unlike the colours of conditions."""
+def layer_colours(names: Iterable[str], depth: int = 0) -> dict[str, Any]:
+    """A colour per layer, dark to light: an order that the eye sees, unlike the colours of conditions.
+
+    depth: layers that the whole ramp spans, if more than the names; equal depths make figures of one network agree.
+    """
     import matplotlib
 
-    ramp = matplotlib.colormaps["viridis"]
-    return {name: ramp(0.74 * i / max(1, len(names) - 1)) for i, name in enumerate(names)}
+    names, ramp = list(names), matplotlib.colormaps["viridis"]
+    return {name: ramp(0.74 * i / max(1, len(names) - 1, depth - 1)) for i, name in enumerate(names)}
 
 
 def svg(figure: "Figure", label: str = "", prefix: str = "") -> str:
-    """The figure as one <svg> element to stand in a page: scales with its container, and draws nothing from outside.
+    """The figure as one <svg> element to stand in a page; it scales with its container and draws nothing from outside.
 
-    Args:
-        label: what a screen reader says. prefix: goes before every id; give each figure of a page its own.
+    label: what a screen reader says. prefix: goes before every id; give each figure of a page its own.
     """
     buffer = io.StringIO()
     with _style():
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|\s(?:width|height)=\"[\d.]+pt\"", "", text, flags=re.DOTALL)
-    used = set(re.findall(r"#([\w-]+)[)\"]", text))
-    text = re.sub(r' id="([^"]*)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", text)
-    text = re.sub(r"(url\(|href=\")#", rf"\1#{prefix}", text)
-    # matplotlib writes a millionth of a point; a hundredth is below any pixel and halves the page
-    text = re.sub(r' d="[^"]*"', lambda m: re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", m[0]), text)
-    text = text.replace("'DejaVu Sans'", "system-ui, sans-serif")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1).strip()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    used = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", text))
+
+    def tidy(match: re.Match[str]) -> str:
+        """One tag; text between tags is the user's and is left alone."""
+        tag = re.sub(r' (?:width|height)="[\d.]+pt"', "", match[0]) if match[0].startswith("<svg") else match[0]
+        tag = re.sub(r' id="([^"]*)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", tag)
+        tag = re.sub(r"(url\(|href=\")#", rf"\1#{prefix}", tag).replace("'DejaVu Sans'", "system-ui, sans-serif")
+        # matplotlib writes a millionth of a point; a hundredth is below any pixel and halves the page
+        return re.sub(r' d="[^"]*"', lambda m: re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", m[0]), tag)
+
+    return re.sub(r"<[^>]*>", tidy, text).replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1).strip()
 
 
 @contextmanager
@@ -227,10 +200,10 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _figure(width: float, height: float, rows: int, columns: int) -> tuple["Figure", np.ndarray]:
+def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple["Figure", np.ndarray]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(WIDE, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False) if rows else np.empty((0, 0))
 
 
@@ -245,48 +218,45 @@ def _values(epochs: Sequence[Epoch], keys: Sequence[str]) -> dict[int, float]:
     return found
 
 
-def _has(epochs: Sequence[Epoch], key: str) -> bool:
-    return any(math.isfinite(v) for v in _values(epochs, (key,)).values())
-
-
 def _layer_names(epochs: Sequence[Epoch], group: str) -> list[str]:
     return list(dict.fromkeys(name for epoch in epochs for name in epoch.get(group) or {}))
 
 
-def _coloured(conditions: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
+def _looks(conditions: Mapping[str, Any]) -> Iterator[tuple[str, Look, Any]]:
     for i, (label, value) in enumerate(conditions.items()):
-        yield _short(label), CONDITIONS[i % len(CONDITIONS)], MARKERS[i % len(MARKERS)], value
+        lap, colour = divmod(i, len(CONDITIONS))
+        yield _short(label), (CONDITIONS[colour], LINES[lap % len(LINES)], MARKERS[i % len(MARKERS)]), value
 
 
 def _short(name: str) -> str:
     return name if len(name) <= MAX_LABEL else name[: MAX_LABEL // 2 - 1] + "…" + name[-MAX_LABEL // 2 :]
 
 
-def _mean_line(
-    ax: "Axes", seeds: Seeds, keys: Sequence[str], scale: float, label: str, colour: Any, line: str, marker: str
-) -> None:
-    """The mean over seeds, thick, and single seeds, thin. The mean has a gap where any seed has: a seed that diverged
-    must not improve it by dropping out."""
+def _mean_line(ax: "Axes", seeds: Seeds, keys: Sequence[str], scale: float, label: str, look: Look) -> None:
+    """The mean over seeds, thick, with a gap where any seed has one: none improves it by diverging. Seeds are thin."""
+    colour, line, marker = look
     series = [_values(epochs, keys) for epochs in seeds]
     x = sorted({epoch for one in series for epoch in one})
     table = scale * np.array([[one.get(epoch, math.nan) for epoch in x] for one in series]).reshape(len(series), len(x))
     if len(series) > 1:
         ax.plot(x, table.T, color=colour, linewidth=0.7, alpha=0.5, linestyle=line)
+    ax.dataLim.update_from_data_x(np.array(x, dtype=float), ignore=False)  # an epoch without a value keeps its place
     size = 4 if len(x) <= 40 else 1.5  # never none: a point between two gaps is seen by its marker only
     ax.plot(x, table.mean(0), color=colour, linestyle=line, marker=marker, markersize=size, label=_short(label))
 
 
-def _by_layer(
-    epochs: Sequence[Epoch], group: str, panels: Sequence[Panel], scale: Callable[["Axes", str], object]
-) -> "Figure":
-    names = _layer_names(epochs, group)
+def _by_layer(epochs: Sequence[Epoch], group: str, panels: Sequence[tuple[str, str, float]], depth: int) -> "Figure":
     with _style():
-        figure, grid = _figure(WIDE, 3.2, 1, len(panels))
+        figure, grid = _figure(3.2, 1, len(panels))
+        colours = layer_colours(_layer_names(epochs, group), depth)
         for ax, (key, title, factor) in zip(grid.flat, panels, strict=True):
-            for i, (name, colour) in enumerate(layer_colours(names).items()):
-                _mean_line(ax, [epochs], (group, name, key), factor, name, colour, "-", MARKERS[i % len(MARKERS)])
+            for i, (name, colour) in enumerate(colours.items()):
+                _mean_line(ax, [epochs], (group, name, key), factor, name, (colour, "-", MARKERS[i % len(MARKERS)]))
             _finish(ax, title)
-            scale(ax, key)
+            if title.endswith("(°)"):
+                _degrees(ax)
+            else:
+                ax.set_ylim(*((-4, 104) if key == "sign_agreement" else (min(0.0, ax.get_ylim()[0]), None)))
         _legend_above(figure, grid.flat[0])
     return figure
 
@@ -306,29 +276,33 @@ def _integers(ax: "Axes") -> None:
 
 
 def _degrees(ax: "Axes") -> None:
-    """A scale from 0 to 90 degrees, or to 180 if anything points away; 90 is where learning stops."""
-    ys = [np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines()]
-    top = 180 if any((y > 94).any() for y in ys) else 90
+    """From 0 to 90 degrees, or as far beyond as the lines go; at 90 an error tells nothing of the true one."""
+    ys = np.concatenate([[90.0], *(np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines())])
+    top = min(180, 30 * math.ceil(np.nanmax(ys) / 30 - 0.1))
     ax.set_yticks(range(0, top + 1, 30))
-    ax.set_ylim(-0.04 * top, 1.05 * top)
+    ax.set_ylim(-0.04 * top, 1.06 * top)
     ax.axhline(90, color=FAINT, linestyle=":", linewidth=1.2)
 
 
 def _legend_above(figure: "Figure", ax: "Axes") -> None:
     handles, labels = ax.get_legend_handles_labels()
-    if handles:
-        columns = max(1, min(6, 150 // (8 + max(map(len, labels)))))
-        figure.legend(handles, labels, loc="outside upper left", ncols=columns)
+    columns = max(1, min(6, 150 // (8 + max(map(len, labels), default=0))))
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns)
+    figure.set_figheight(
+        figure.get_figheight() + 0.2 * (len(labels) // columns)
+    )  # many names leave the panels their room
 
 
 def _spikes(ax: "Axes", spikes: np.ndarray, name: str, colour: Any) -> None:
-    """Spikes (T, N) as one path of short vertical strokes: a hundred bytes less per spike than markers."""
-    n = spikes.shape[1]
+    """Spikes (T, N) as one path of strokes, neighbours that fire together joined: markers take ten times the bytes."""
+    steps, n = spikes.shape
     shown = np.unique(np.linspace(0, n - 1, min(n, MAX_NEURONS)).round().astype(int))
-    t, row = np.nonzero(spikes[:, shown])
-    stroke = np.array([-0.42, 0.42, math.nan])
+    change = np.diff(spikes[:, shown], axis=1, prepend=0, append=0)  # +1 where a stroke begins, -1 after its end
+    (t, first), (_, end) = np.nonzero(change > 0), np.nonzero(change < 0)
+    y = np.stack([first - 0.5, end - 0.5, np.full(len(t), math.nan)], axis=1)
+    width = min(5.0, max(0.8, 220 / steps))  # points: some 40% of the space between two steps
+    ax.plot(np.repeat(t, 3), y.ravel(), color=colour, linewidth=width, solid_capstyle="butt")
     which = "" if len(shown) == n else f", {len(shown)} shown, evenly spaced"
-    ax.plot(np.repeat(t, 3), (row[:, None] + stroke).ravel(), color=colour, linewidth=1.6, solid_capstyle="butt")
     ax.set_title(f"{_short(name)}: {n} neurons{which}; {spikes.sum(0).mean():.2f} spikes per neuron")
     ax.set_ylabel("neuron")
     ax.set_ylim(-1, len(shown))
@@ -337,47 +311,40 @@ def _spikes(ax: "Axes", spikes: np.ndarray, name: str, colour: Any) -> None:
     ax.grid(visible=False)
 
 
-def _potentials(ax: "Axes", values: np.ndarray, name: str) -> None:
+def _potentials(ax: "Axes", values: np.ndarray, name: str, colour: Any) -> None:
     best = int(values.mean(0).argmax())
     ax.plot(values, color="#9a9a9a", linewidth=0.9)
-    ax.plot(values[:, best], color=INK, linewidth=1.8)
-    ax.set_title(f"{_short(name)}: potentials of {values.shape[1]} units; unit {best}, dark, has the highest mean")
+    ax.plot(values[:, best], color=colour, linewidth=1.8)
+    ax.set_title(f"{_short(name)}: potentials of {values.shape[1]} units; unit {best}, thick, has the highest mean")
     ax.set_ylabel("potential")
 
 
 def _image(ax: "Axes", sample: np.ndarray) -> None:
     """(C, H, W); three channels are a colour picture, any other number is shown as its mean."""
-    channels = len(sample)
-    picture = sample.transpose(1, 2, 0) if channels == 3 else sample.mean(0)
+    picture = sample.transpose(1, 2, 0) if len(sample) == 3 else sample.mean(0)
     low, high = float(picture.min()), float(picture.max())
     ax.imshow((picture - low) / ((high - low) or 1), cmap="gray", vmin=0, vmax=1, interpolation="none")
-    mean = f", mean of {channels} channels" if channels not in (1, 3) else ""
-    ax.set_title(f"input, {sample.shape[1]} x {sample.shape[2]}{mean}")
+    ax.set_title(f"input, {' x '.join(map(str, picture.shape[:2]))}")
     ax.set_axis_off()
 
 
 def _histogram(ax: "Axes", name: str, weight: np.ndarray, signs: Any) -> dict[str, Any]:
-    """Draw one layer; returns the legend's handles by label."""
+    """One layer; returns the legend's handles by label."""
     finite = np.isfinite(weight)
     top = float(np.abs(weight[finite]).max(initial=0.0)) or 1.0
     edges = np.linspace(-top, top, 61)  # an edge at 0: no bin mixes the signs
     facts = [f"{100 * np.mean(weight == 0):.1f}% exactly 0"]
-    if signs is None:
-        groups = [("no sign constraint", UNSIGNED, finite)]
-    else:
+    groups = [("no sign constraint", UNSIGNED, finite)]
+    if signs is not None:
         sign = np.broadcast_to(np.asarray(signs), weight.shape)
-        groups = [
-            ("from excitatory units", EXCITATORY, finite & (sign > 0)),
-            ("from inhibitory units", INHIBITORY, finite & (sign < 0)),
-        ]
+        groups = [("from excitatory units", EXCITATORY, finite & (sign > 0))]
+        groups += [("from inhibitory units", INHIBITORY, finite & (sign < 0))]
         facts.append(f"{int((weight * sign < 0).sum())} of the wrong sign")
-    if not finite.all():
-        facts.append(f"{int((~finite).sum())} not finite")
+    facts += [] if finite.all() else [f"{int((~finite).sum())} not finite"]
     handles = {}
     for label, colour, chosen in groups:
-        counts, _ = np.histogram(weight[chosen & (weight != 0)], edges)
-        share = 100 * counts / max(1, weight.size)
-        handles[label] = ax.stairs(share, edges, fill=True, color=colour, alpha=0.8, label=label)
+        share = 100 * np.histogram(weight[chosen & (weight != 0)], edges)[0] / max(1, weight.size)
+        handles[label] = ax.stairs(share, edges, fill=True, color=colour, alpha=0.8)
     ax.axvline(0, color=FAINT, linewidth=0.8)
     ax.set_title(_short(name), pad=18)
     ax.text(0, 1.03, ", ".join(facts), transform=ax.transAxes, fontsize=8.5, color=FAINT)

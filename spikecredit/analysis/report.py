@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -22,30 +21,18 @@ MISSING = "–"  # noqa: RUF001  # the typographer's sign for no value; a 0 woul
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What the report shows of one run.
-
-    Args:
-        label: the condition; runs with the same label are its seeds.
-        epochs: lines of metrics.jsonl with event "epoch", epoch 0 = before training.
-        result: the line with event "result", or None if the run has not ended.
-        config: the resolved configuration, nested.
-        environment: versions, device, threads, commit.
-        raster: layer name -> (T, *N) spikes of one sample, in order.
-        sample: the image shown, (C, H, W).
-        weights: synapse name -> (effective weights (out, in, ...), presynaptic signs that broadcast to them; None where
-            the layer is exempt or unconstrained).
-        notes: sentences to state.
-    """
+    """What the report shows of one run. Runs with the same label are seeds of one condition."""
 
     label: str
-    epochs: list[dict[str, Any]]
-    result: dict[str, Any] | None
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    raster: dict[str, np.ndarray]
-    sample: np.ndarray | None
+    epochs: list[dict[str, Any]]  # lines of metrics.jsonl with event "epoch", epoch 0 = before training
+    result: dict[str, Any] | None  # the line with event "result"; None: the run has not ended
+    config: dict[str, Any]  # resolved, nested
+    environment: dict[str, Any]  # versions, device, threads, commit
+    raster: dict[str, np.ndarray]  # layer name -> (T, *N) spikes of one sample, in order
+    sample: np.ndarray | None  # the image shown, (C, H, W)
+    # synapse name -> (effective weights (out, in, ...), presynaptic signs that broadcast to them; None if under no law)
     weights: dict[str, tuple[np.ndarray, np.ndarray | None]]
-    notes: list[str]
+    notes: list[str]  # sentences to state
 
 
 class Interval(NamedTuple):
@@ -70,7 +57,8 @@ def t_quantile(freedom: int) -> float:
     if freedom <= len(T_QUANTILES):
         return T_QUANTILES[freedom - 1]
     z = 1.959964
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    second, third = (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + (z**3 + z) / 4 / freedom + second / freedom**2 + third / freedom**3
 
 
 def interval(values: Sequence[float | None]) -> Interval:
@@ -86,21 +74,19 @@ def interval(values: Sequence[float | None]) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
+Table = Sequence[Mapping[str, Any]]  # rows, column -> value
+
+
 def write_report(
-    path: Path,
-    title: str,
-    runs: Sequence[RunRecord],
-    table: Sequence[Mapping[str, Any]] | None = None,
-    intro: str = "",
+    path: Path, title: str, runs: Sequence[RunRecord], table: Table | None = None, intro: str = ""
 ) -> Path:
     """Write the report of one run, or of several compared by their labels.
 
     The file appears whole or not at all, and is the same for the same records.
 
     Args:
-        path: the file to write; its folder is made if need be.
-        title: heading of the page.
-        runs: runs with the same label are seeds of one condition.
+        path: its folder is made if need be.
+        runs: those with the same label are seeds of one condition.
         table: rows to show, column -> value, instead of the summary made from the results.
         intro: a paragraph below the heading; blank lines part paragraphs.
     Returns:
@@ -117,7 +103,8 @@ def write_report(
     parts = [f"<header><h1>{escape(title)}</h1>{_paragraphs(intro)}</header>", "<main>"]
     parts += [_section("Summary", _table(_summary(conditions) if table is None else table)), _notes(conditions)]
     if len(runs) == 1:
-        parts += [_section("Figures", *_run_figures(page, runs[0], curves=True)), _section("Configuration", _yaml(runs[0].config))]
+        parts.append(_section("Figures", *_run_figures(page, runs[0], curves=True)))
+        parts.append(_section("Configuration", _yaml(runs[0].config)))
     else:
         parts.append(_section("Comparison", *_comparison(page, conditions)))
         parts.append("<section><h2>Conditions</h2>")
@@ -153,62 +140,62 @@ def _comparison(page: _Page, conditions: Mapping[str, Sequence[RunRecord]]) -> I
     yield page.figure(
         plots.accuracy_points({label: (values, interval(values)) for label, values in tested.items()}),
         "Test accuracy",
-        "Coloured points are single seeds. The black diamond is their mean and the black line its 95% t-interval over the n "
-        "seeds that gave a value; with one seed there is no interval.",
+        "Coloured points are single seeds. The black diamond is their mean and the black line its 95% t-interval over "
+        "the n seeds that gave a value; with one seed there is neither.",
     )
     yield page.figure(
         plots.curves(epochs),
         "Learning curves",
-        "Accuracy in percent and loss by epoch. Thick lines with markers are means over the seeds of a condition, thin lines "
-        "single seeds. A gap is a value that was not measured or not finite; a mean has one wherever a seed has.",
+        "Accuracy in percent and loss by epoch. Thick lines with markers are means over the seeds of a condition, thin "
+        "lines single seeds. A gap is a value not measured or not finite; a mean has one wherever a seed has.",
     )
     yield page.figure(
         plots.first_layer_angle(epochs),
         "Error angle in the first layer, by condition",
-        "Angle between the error that the pathway delivers to the first synapse layer and that of backprop at the same weights "
-        "and input. 0° is backprop itself, where conditions may coincide; at 90° (dotted) the delivered error tells nothing of "
-        "the true one. Means over seeds are thick.",
+        "Angle between the error that the pathway delivers to the first synapse layer and that of backprop at the same "
+        "weights and input. 0° is backprop itself, where conditions may coincide; at 90° (dotted) the delivered error "
+        "tells nothing of the true one. Means over seeds are thick.",
     )
 
 
 def _run_figures(page: _Page, run: RunRecord, curves: bool) -> Iterator[str]:
     selected = (run.result or {}).get("selected_epoch")
+    depth = max(len(run.raster), len(run.weights))  # one colour for a layer's synapses and for the neurons behind them
     if curves:
         kept = f" The dotted line marks epoch {selected}, whose weights were kept." if selected is not None else ""
         yield page.figure(
             plots.curves({run.label: [run.epochs]}, selected),
             "Learning curves",
-            "Accuracy in percent and loss by epoch, on the training part (dashed, squares) and the validation part (solid, "
-            f"circles).{kept} A gap is a value that was not measured or not finite.",
+            "Accuracy in percent and loss by epoch, on the training part (dashed, squares) and the validation part "
+            f"(solid, circles).{kept} A gap is a value that was not measured or not finite.",
         )
     if run.raster:
         yield page.figure(
-            plots.raster(run.raster, run.sample),
+            plots.raster(run.raster, run.sample, depth),
             "One sample on its way through the layers",
-            "The input image, and below each other the layers in order. A stroke is one spike; time runs to the right in steps, "
-            f"neurons are stacked. Of layers with more than {plots.MAX_NEURONS} neurons evenly spaced ones are shown. A readout does not "
-            "spike: its lines are potentials in units of the threshold.",
+            "The input image, and the layers in order from above. A mark is a spike; time runs to the right in steps, "
+            f"neurons are stacked. Of layers with more than {plots.MAX_NEURONS} neurons evenly spaced ones are "
+            "shown. A readout does not spike: its lines are potentials in units of the threshold.",
         )
     yield page.figure(
-        plots.firing(run.epochs),
+        plots.firing(run.epochs, depth),
         "Firing by layer",
-        "Left: mean spikes per neuron and time step (1 = a spike at every step). Right: percentage of neurons that did not "
-        "fire once on the batch measured. Dark to light is the order of layers from input to output, in all figures.",
+        "Left: mean spikes per neuron and time step (1 = a spike at every step). Right: percentage of neurons that did "
+        "not fire once on the batch measured. Dark to light is the order of layers from input to output.",
     )
     yield page.figure(
-        plots.angles(run.epochs),
+        plots.angles(run.epochs, depth),
         "Alignment by layer",
-        "Left: angle between the delivered error and the true one, that of backprop at the same weights and input. Middle: "
-        "angle between effective feedback B and weights W. 0° is backprop itself, where layers coincide; 90° (dotted) is no "
-        "relation. Right: percentage of entries in which B and W have the same sign (50% is chance).",
+        "Left: angle between the delivered error and the true one, that of backprop at the same weights and input. "
+        "Middle: angle between effective feedback B and weights W. 0° is backprop itself, where layers coincide; 90° "
+        "(dotted) is no relation. Right: percentage of entries in which B and W have the same sign (50% is chance).",
     )
     if run.weights:
         yield page.figure(
             plots.weight_signs(run.weights),
             "Weights by the type of the presynaptic unit",
-            "Effective weights of each layer as a percentage of all its weights, per bin; weights of exactly 0 are left out of "
-            "the bars and stated above. Under Dale's law orange lies right of 0 only, blue left only. Grey layers have no "
-            "sign constraint.",
+            "Effective weights as a percentage of their layer's weights, per bin; those of exactly 0 are not in the "
+            "bars but stated above. Under Dale's law orange lies right of 0 only, blue left only.",
         )
 
 
@@ -219,33 +206,31 @@ def _accuracy(run: RunRecord) -> float:
 
 def _summary(conditions: Mapping[str, Sequence[RunRecord]]) -> list[dict[str, Any]]:
     """A row per condition: means over its seeds, and the interval of the test accuracy."""
-    rows = []
+    rows, several = [], any(len(group) > 1 for group in conditions.values())
     for label, group in conditions.items():
         results = [run.result or {} for run in group]
-
-        def mean(key: str, results: list[dict[str, Any]] = results) -> float:
-            return interval([result.get(key) for result in results]).mean
-
         accuracy = interval([_accuracy(run) for run in group])
         row: dict[str, Any] = {"condition": label}
-        if len(group) > 1:
+        if several:
             row["seeds"] = accuracy.n if accuracy.n == len(group) else f"{accuracy.n} of {len(group)}"
-        row["test accuracy (%)"] = _number(100 * accuracy.mean, ".2f")
-        if any(len(g) > 1 for g in conditions.values()):
+        row["test accuracy (%)"] = None if accuracy.n == 0 else f"{100 * accuracy.mean:.2f}"
+        if several:
             row["95% interval"] = f"{100 * accuracy.low:.2f} to {100 * accuracy.high:.2f}" if accuracy.n > 1 else None
-        row["test loss"] = _number(mean("test_loss"), ".4f")
-        kept = [result.get("selected_epoch") for result in results]
-        row["epoch kept"] = ", ".join(MISSING if k is None else str(k) for k in kept)
-        row["spikes per neuron"] = _number(mean("spikes_per_neuron"), ".2f")
-        row["wrong signs"] = None if any(r.get("violations") is None for r in results) else sum(r["violations"] for r in results)
-        row["time (s)"] = _number(mean("seconds"), ".1f")
-        row["samples per second"] = _number(mean("samples_per_second"), ".0f")
+        row["test loss"] = _mean(results, "test_loss", ".4f")
+        row["epoch kept"] = ", ".join(_cell(result.get("selected_epoch"))[0] for result in results)
+        row["spikes per neuron"] = _mean(results, "spikes_per_neuron", ".2f")
+        wrong = [result.get("violations") for result in results]
+        row["wrong signs"] = None if None in wrong else sum(wrong)
+        row["time (s)"] = _mean(results, "seconds", ".1f")
+        row["samples per second"] = _mean(results, "samples_per_second", ".0f")
         rows.append(row)
     return rows
 
 
-def _number(value: float, form: str) -> str | None:
-    return format(value, form) if math.isfinite(value) else None
+def _mean(results: Sequence[Mapping[str, Any]], key: str, form: str) -> str | None:
+    """None where any seed has no value: one that diverged must not improve the mean by dropping out."""
+    known = interval([result.get(key) for result in results])
+    return format(known.mean, form) if known.n == len(results) else None
 
 
 def _cell(value: Any) -> tuple[str, bool]:
@@ -262,14 +247,15 @@ def _cell(value: Any) -> tuple[str, bool]:
     return text, text[:1].isdigit() or text[:1] in "-−+±"  # noqa: RUF001  # numbers formatted by the caller
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+def _table(rows: Table) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     right = [all(line[i][1] for line in cells) for i in range(len(columns))]
     marks = [' class="number"' if r else "" for r in right]
     head = "".join(f'<th scope="col"{m}>{escape(str(c))}</th>' for c, m in zip(columns, marks, strict=True))
     body = "".join(
-        "<tr>" + "".join(f"<td{m}>{escape(c)}</td>" for (c, _), m in zip(line, marks, strict=True)) + "</tr>" for line in cells
+        f"<tr>{''.join(f'<td{m}>{escape(c)}</td>' for (c, _), m in zip(line, marks, strict=True))}</tr>"
+        for line in cells
     )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -280,10 +266,10 @@ def _notes(conditions: Mapping[str, Sequence[RunRecord]]) -> str:
     for label, group in conditions.items():
         for note in dict.fromkeys(note for run in group for note in run.notes):
             about.setdefault(note, []).append(label)
-    items = [
-        f"<li>{escape(note)}{'' if len(labels) == len(conditions) else f' <small>({escape(", ".join(labels))})</small>'}</li>"
-        for note, labels in about.items()
-    ]
+    items = []
+    for note, labels in about.items():
+        where = "" if len(labels) == len(conditions) else f" <small>({escape(', '.join(labels))})</small>"
+        items.append(f"<li>{escape(note)}{where}</li>")
     return _section("Notes", f"<ul>{''.join(items)}</ul>") if items else ""
 
 
@@ -308,47 +294,42 @@ def _paragraphs(text: str) -> str:
 
 
 def _section(heading: str, *parts: str) -> str:
-    return f"<section><h2>{escape(heading)}</h2>{''.join(parts)}</section>"
+    return f"<section><h2>{heading}</h2>{''.join(parts)}</section>"
 
 
 def _write(path: Path, text: str) -> Path:
     """Atomically: a temporary file beside, then one rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp gives it to its owner alone
+        temporary.write_text(text, encoding="utf-8", newline="\n")
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 
 STYLE = """
 :root { color-scheme: light; }
-body { margin: 0; background: #fff; color: #1c1c1c; font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
+body { margin: 0; background: #fff; color: #1c1c1c; font: 16px/1.5 system-ui, sans-serif; }
 header, main { max-width: 1080px; margin: 0 auto; padding: 0 20px; }
 header { padding-top: 28px; }
 h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .4rem; }
 h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; padding-bottom: .2rem; border-bottom: 1px solid #d5d5d5; }
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
-header p { max-width: 75ch; margin: .4rem 0; }
+header p, figcaption { max-width: 95ch; margin: .5rem 0; }
 small { color: #595959; font-size: .85em; font-weight: normal; }
-.wide, .plot { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e6e6e6; }
+.wide, .plot, pre { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem 1.2rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e6e6e6; }
 th { border-bottom-color: #777; vertical-align: bottom; }
-.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; } td { white-space: nowrap; }
 figure { margin: 1.6rem 0 2.2rem; }
 figure svg { display: block; width: 100%; min-width: 640px; height: auto; }
-figcaption { max-width: 95ch; margin-top: .5rem; font-size: .9rem; color: #3a3a3a; }
+figcaption { font-size: .9rem; color: #3a3a3a; }
 details { border: 1px solid #d5d5d5; border-radius: 6px; margin: .7rem 0; padding: .5rem 1rem; }
 summary { cursor: pointer; font-weight: 600; }
-pre { overflow-x: auto; background: #f5f5f5; border-radius: 6px; padding: .8rem 1rem; font-size: .82rem; line-height: 1.4; }
+pre { background: #f5f5f5; border-radius: 6px; padding: .8rem 1rem; font-size: .82rem; line-height: 1.4; }
 """
 
 # The policy forbids the page every request, in case a label ever found a way to ask for one.

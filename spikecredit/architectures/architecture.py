@@ -59,5 +59,8 @@ def copies(neuron: Neuron) -> Neuron:
 
 
 def check_size(size: int, divisor: int, owner: Architecture) -> None:
+    """Refuse images that the pools of an architecture would halve down to nothing."""
     if size < divisor:
-        raise ValueError(f"{owner} halves the map down to nothing: images of side {size} are too small, give {divisor} or more")
+        raise ValueError(
+            f"{owner} halves the map down to nothing: images of side {size} are too small, give {divisor} or more"
+        )

@@ -29,7 +29,9 @@ class MLP(Architecture):
 
     def __post_init__(self) -> None:
         if self.recurrent and self.norm:
-            raise ValueError("norm=True has no place in a recurrent layer, whose current is made step by step: choose one")
+            raise ValueError(
+                "norm=True has no place in a recurrent layer, whose current is made step by step: choose one"
+            )
 
     def layers(self, shape: Shape, classes: int, neuron: Neuron, readout: Neuron) -> Sequence[nn.Module]:
         layers: list[nn.Module] = [Flatten()]

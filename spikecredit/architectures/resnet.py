@@ -16,7 +16,8 @@ from spikecredit.synapses import AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool2d
 class Residual(nn.Module):
     """y = branch(s) + shortcut, where s = entry(x), and the shortcut is x itself or projection(s).
 
-    Every neuron that adds to a channel of the stream has the stream's sign in that channel under Dale's law, because the
+    Every neuron that adds to a channel of the stream has the stream's sign in that channel under Dale's law, because
+    the
     layers after it read the sum: with an identity shortcut the populations before and after the block are one.
 
     Args:
@@ -61,8 +62,8 @@ class Residual(nn.Module):
 class ResNet(Architecture):
     """A stem, stages of two-convolution blocks, global average pooling, Linear and readout.
 
-    shortcut "spike" (SEW, addition): block = conv, norm, neuron, conv, norm, neuron, plus the block's input spikes; where
-        the shape changes the shortcut is conv 1x1, norm, neuron.
+    shortcut "spike" (SEW, addition): block = conv, norm, neuron, conv, norm, neuron, plus the block's input spikes;
+        where the shape changes the shortcut is conv 1x1, norm, neuron.
     shortcut "membrane" (MS): block = neuron, conv, norm, neuron, conv, norm, plus the block's input current; where the
         shape changes the shortcut is conv 1x1, norm on the block's first spikes, so that only spikes cross synapses.
 

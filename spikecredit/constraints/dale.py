@@ -23,15 +23,15 @@ class Dale(Constraint):
     the sign of all synapses onto its unit. The sensory input (the first layer) is exempt; so are biases.
 
     Args:
-        excitatory: fraction of excitatory units in each population, round(excitatory * units) of them. Which ones is drawn
-            from the seed's own stream "dale", saved with the layer, and never changes.
+        excitatory: fraction of excitatory units in each population, round(excitatory * units) of them. Which ones is
+            drawn from the seed's own stream "dale", saved with the layer, and never changes.
         mode: "project": after each optimiser step weights of the wrong sign become 0 (`after_step` or `attach`).
             "reparametrize": W_+ = magnitude(parameter), so that no step can break the law.
         feedback: "exempt": errors have carriers of their own, which need not obey. "own": the error is carried by the
             same neurons, so B's signs follow *its* presynaptic unit, the row of W.
         magnitude: the function of mode "reparametrize": "abs", "exp" or "softplus".
-        balance: at initialisation, scale inhibitory magnitudes up so that inhibition cancels excitation on average, then
-            all of them to the root mean square they had. Without it the mean current dwarfs its variance.
+        balance: at initialisation, scale inhibitory magnitudes up so that inhibition cancels excitation on average,
+            then all of them to the root mean square they had. Without it the mean current dwarfs its variance.
     Source: Cornford et al. 2021 (column convention; balance at initialisation, their ColumnEI).
     """
 

@@ -1,5 +1,6 @@
 """The adaptive LIF neuron (ALIF): every spike raises the threshold, which then relaxes."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +9,15 @@ from torch import Tensor
 
 from spikecredit.neurons.decay import Decay
 from spikecredit.neurons.kernels.adjoint import alif_sequence
-from spikecredit.neurons.neuron import Neuron, Reset, as_current, at_rest, check_refractory, check_reset
+from spikecredit.neurons.neuron import (
+    Neuron,
+    Reset,
+    as_current,
+    at_rest,
+    check_refractory,
+    check_reset,
+    check_threshold,
+)
 from spikecredit.neurons.surrogate import Surrogate, Triangle, spike
 
 
@@ -41,7 +50,8 @@ def alif_step(x: Tensor, state: ALIFState, p: ALIFParameters) -> tuple[Tensor, A
     A[t] = theta + b a[t];   u[t] = beta u[t-1] + x[t] - r[t] theta, with r[t] = s[t-1];   s[t] = H(u[t] - A[t])
     a[t+1] = rho a[t] + s[t]
 
-    reset "zero" and "none", and the refractory period, are as in `lif_step`; the adaptation relaxes during refractoriness.
+    reset "zero" and "none", and the refractory period, are as in `lif_step`; the adaptation relaxes during
+    refractoriness.
 
     Args:
         x: input current, (B, *N), dimensionless. state: before the step. p: constants; b is p.adaptation.
@@ -52,6 +62,8 @@ def alif_step(x: Tensor, state: ALIFState, p: ALIFParameters) -> tuple[Tensor, A
     u, a, r, wait = state
     if x.shape != u.shape:
         raise ValueError(f"x has shape {tuple(x.shape)} but the potential {tuple(u.shape)}: both are (B, *N)")
+    if wait is None and p.refractory > 1:
+        wait = torch.zeros_like(u, dtype=torch.int32)
     if p.detach_reset:
         r = r.detach()
     if p.reset == "zero":
@@ -98,7 +110,7 @@ class ALIF(Neuron):
         adaptation: float = 0.2,
         threshold: float = 1.0,
         reset: Reset = "subtract",
-        surrogate: Surrogate = Triangle(),  # noqa: B008  (frozen)
+        surrogate: Surrogate = Triangle(),
         refractory: int = 0,
         learn_tau: bool = False,
         shape: tuple[int, ...] | None = None,
@@ -108,10 +120,9 @@ class ALIF(Neuron):
         super().__init__()
         check_reset(reset)
         check_refractory(refractory)
-        if not threshold > 0:
-            raise ValueError(f"threshold must be positive, got {threshold!r}")
-        if not adaptation >= 0:
-            raise ValueError(f"adaptation must be >= 0 (0 is the plain LIF), got {adaptation!r}")
+        check_threshold(threshold)
+        if not 0 <= adaptation < math.inf:
+            raise ValueError(f"adaptation must be >= 0 (0 is the plain LIF) and finite, got {adaptation!r}")
         self.decay = Decay(tau, dt, learn_tau, shape)
         self.learn_tau, self.shape, self.dt = learn_tau, shape, dt
         self.decay_adaptation = Decay(tau_adaptation, dt, learn_tau, shape, "tau_adaptation")
@@ -147,19 +158,20 @@ class ALIF(Neuron):
 
     def run(self, x: Tensor, state: ALIFState | None = None) -> tuple[Tensor, Tensor, ALIFState]:
         """As `stream`, and the potentials u (T, B, *N) too; both outputs carry gradient."""
-        current = as_current(x, None if state is None else state.u, "ALIF")
+        current = as_current(x, state, "ALIF")
         u = at_rest(current, None if state is None else state.u)
         a = at_rest(current, None if state is None else state.a)
         r = at_rest(current, None if state is None else state.r)
         wait = None if state is None else state.wait
-        if self.refractory > 1 and wait is None:
-            wait = torch.zeros_like(u, dtype=torch.int32)
         spikes, potentials, a, r, wait = alif_sequence(current, u, a, r, wait, self.parameters_now())
-        return spikes.to(x.dtype), potentials, ALIFState(potentials[-1], a, r, wait)
+        return spikes.to(x.dtype), potentials, ALIFState(potentials[-1].clone(), a, r, wait)
 
     def stream(self, x: Tensor, state: ALIFState | None = None) -> tuple[Tensor, ALIFState]:
         spikes, _, state = self.run(x, state)
         return spikes, state
 
     def extra_repr(self) -> str:
-        return f"adaptation={self.adaptation}, threshold={self.threshold}, reset={self.reset!r}, surrogate={self.surrogate}"
+        return (
+            f"adaptation={self.adaptation}, threshold={self.threshold}, reset={self.reset!r}, "
+            f"surrogate={self.surrogate}, refractory={self.refractory}"
+        )

@@ -27,7 +27,8 @@ class CurrentLIF(Neuron):
         tau: membrane time constant in ms. tau_synapse: synaptic time constant in ms.
         learn_tau: learn both time constants.
         The others as in `LIF`.
-    Source: snnTorch's `Synaptic`, which it equals.
+    Source: snnTorch's `Synaptic`, which it equals with reset "subtract" and "none". With "zero" that one also erases
+    the input of the resetting step; here the equations stay those of `lif_step`.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class CurrentLIF(Neuron):
         tau_synapse: float | Tensor = 5.0,
         threshold: float = 1.0,
         reset: Reset = "subtract",
-        surrogate: Surrogate = FastSigmoid(),  # noqa: B008  (frozen)
+        surrogate: Surrogate = FastSigmoid(),
         refractory: int = 0,
         learn_tau: bool = False,
         shape: tuple[int, ...] | None = None,
@@ -69,7 +70,7 @@ class CurrentLIF(Neuron):
         current = as_current(x, None if state is None else state.i, "CurrentLIF")
         i = leaky_sequence(current, at_rest(current, None if state is None else state.i), self.decay_synapse())
         spikes, potentials, membrane = self.membrane.run(i, None if state is None else state.membrane)
-        return spikes.to(x.dtype), potentials, CurrentLIFState(i[-1], membrane)
+        return spikes.to(x.dtype), potentials, CurrentLIFState(i[-1].clone(), membrane)
 
     def stream(self, x: Tensor, state: CurrentLIFState | None = None) -> tuple[Tensor, CurrentLIFState]:
         spikes, _, state = self.run(x, state)

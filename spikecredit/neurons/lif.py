@@ -8,7 +8,15 @@ from torch import Tensor
 
 from spikecredit.neurons.decay import Decay
 from spikecredit.neurons.kernels.adjoint import lif_sequence
-from spikecredit.neurons.neuron import Neuron, Reset, as_current, at_rest, check_refractory, check_reset
+from spikecredit.neurons.neuron import (
+    Neuron,
+    Reset,
+    as_current,
+    at_rest,
+    check_refractory,
+    check_reset,
+    check_threshold,
+)
 from spikecredit.neurons.surrogate import FastSigmoid, Surrogate, spike
 
 
@@ -25,7 +33,7 @@ class LIFParameters:
 
 
 class LIFState(NamedTuple):
-    """Potential u (B, *N), and the number of refractory steps still to wait (None where refractory <= 1)."""
+    """Potential u (B, *N), and the number of refractory steps still to wait (None: nothing to wait)."""
 
     u: Tensor
     wait: Tensor | None = None
@@ -56,6 +64,8 @@ def lif_step(x: Tensor, state: LIFState, p: LIFParameters) -> tuple[Tensor, LIFS
     u, wait = state
     if x.shape != u.shape:
         raise ValueError(f"x has shape {tuple(x.shape)} but the potential {tuple(u.shape)}: both are (B, *N)")
+    if wait is None and p.refractory > 1:
+        wait = torch.zeros_like(u, dtype=torch.int32)
     r = spike(u - p.threshold, p.surrogate)
     if p.detach_reset:
         r = r.detach()
@@ -112,7 +122,7 @@ class LIF(Neuron):
         tau: float | Tensor = 20.0,
         threshold: float = 1.0,
         reset: Reset = "subtract",
-        surrogate: Surrogate = FastSigmoid(),  # noqa: B008  (frozen)
+        surrogate: Surrogate = FastSigmoid(),
         refractory: int = 0,
         learn_tau: bool = False,
         shape: tuple[int, ...] | None = None,
@@ -122,8 +132,7 @@ class LIF(Neuron):
         super().__init__()
         check_reset(reset)
         check_refractory(refractory)
-        if not threshold > 0:
-            raise ValueError(f"threshold must be positive, got {threshold!r}")
+        check_threshold(threshold)
         self.decay = Decay(tau, dt, learn_tau, shape)
         self.learn_tau, self.shape, self.dt = learn_tau, shape, dt
         self.threshold = threshold
@@ -145,18 +154,19 @@ class LIF(Neuron):
 
     def run(self, x: Tensor, state: LIFState | None = None) -> tuple[Tensor, Tensor, LIFState]:
         """As `stream`, and the potentials u (T, B, *N) too; both outputs carry gradient."""
-        current = as_current(x, None if state is None else state.u, "LIF")
+        current = as_current(x, state, "LIF")
         p = self.parameters_now()
         u = at_rest(current, None if state is None else state.u)
         wait = None if state is None else state.wait
-        if self.refractory > 1 and wait is None:
-            wait = torch.zeros_like(u, dtype=torch.int32)
         spikes, potentials, wait = lif_sequence(current, u, wait, p)
-        return spikes.to(x.dtype), potentials, LIFState(potentials[-1], wait)
+        return spikes.to(x.dtype), potentials, LIFState(potentials[-1].clone(), wait)
 
     def stream(self, x: Tensor, state: LIFState | None = None) -> tuple[Tensor, LIFState]:
         spikes, _, state = self.run(x, state)
         return spikes, state
 
     def extra_repr(self) -> str:
-        return f"threshold={self.threshold}, reset={self.reset!r}, surrogate={self.surrogate}, refractory={self.refractory}"
+        return (
+            f"threshold={self.threshold}, reset={self.reset!r}, surrogate={self.surrogate}, "
+            f"refractory={self.refractory}"
+        )

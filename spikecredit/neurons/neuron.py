@@ -1,5 +1,6 @@
 """What every neuron shares: the two methods, the state rule and the checks of its input."""
 
+import math
 from abc import abstractmethod
 from typing import Any, Literal, get_args
 
@@ -35,26 +36,37 @@ class Neuron(nn.Module):
 
 
 def check_reset(reset: str) -> None:
+    """Refuse a reset that is none of `Reset`."""
     if reset not in get_args(Reset):
         raise ValueError(f"reset must be one of {', '.join(map(repr, get_args(Reset)))}, got {reset!r}")
 
 
 def check_refractory(refractory: int) -> None:
+    """Refuse what is not a whole number of steps."""
     if not isinstance(refractory, int) or isinstance(refractory, bool) or refractory < 0:
         raise ValueError(f"refractory is a whole number of steps >= 0, got {refractory!r}")
 
 
-def as_current(x: Tensor, state: Tensor | None, owner: str) -> Tensor:
+def check_threshold(threshold: float) -> None:
+    """Refuse a threshold that is not positive and finite: an infinite one would subtract 0 * inf = NaN each step."""
+    if not 0 < threshold < math.inf:
+        raise ValueError(
+            f"threshold must be positive and finite, got {threshold!r}; a neuron that never fires is LeakyReadout"
+        )
+
+
+def as_current(x: Tensor, state: Tensor | tuple[Tensor | None, ...] | None, owner: str) -> Tensor:
     """x in the dtype of the state: float32 for half precisions, which cannot hold a leaky sum over many steps."""
     if x.ndim < 2 or x.shape[0] == 0:
         raise ValueError(f"{owner} takes input of shape (T, B, *N) with T >= 1, got {tuple(x.shape)}")
     if not x.is_floating_point():
         raise ValueError(f"{owner} takes a floating-point current, got {x.dtype}; write x.float()")
-    if state is not None and state.shape != x.shape[1:]:
-        raise ValueError(
-            f"{owner}: the state has shape {tuple(state.shape)}, the input {tuple(x.shape)} needs {tuple(x.shape[1:])}; "
-            "pass state=None to start from rest"
-        )
+    for part in state if isinstance(state, tuple) else (state,):
+        if part is not None and part.shape != x.shape[1:]:
+            raise ValueError(
+                f"{owner}: the state has shape {tuple(part.shape)}, the input {tuple(x.shape)} needs "
+                f"{tuple(x.shape[1:])}; pass state=None to start from rest"
+            )
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 

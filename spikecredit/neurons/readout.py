@@ -35,4 +35,4 @@ class LeakyReadout(Neuron):
     def stream(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         current = as_current(x, state, "LeakyReadout")
         u = leaky_sequence(current, at_rest(current, state), self.decay())
-        return u, u[-1]
+        return u, u[-1].clone()

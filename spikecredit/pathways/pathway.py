@@ -91,6 +91,7 @@ def random_feedback(layer: WeightedLayer, scale: str, generator: torch.Generator
 
 
 def check_scale(scale: str, allowed: tuple[str, ...], gain: float) -> None:
+    """Refuse a scale that is none of `allowed`, or a gain that is not positive."""
     if scale not in allowed:
         raise ValueError(f"scale must be one of {', '.join(map(repr, allowed))}, got {scale!r}")
     if not gain > 0:

@@ -14,8 +14,8 @@ class SignSymmetry(Pathway):
     """B = M * sign(W), elementwise, with sign(0) = 0; the magnitudes M know nothing of W.
 
     Args:
-        magnitude: "uniform" (uSF): M = s everywhere. "fixed" (frSF): M = |N|, drawn once. "batch" (brSF): M = |N|, drawn
-            anew at every forward pass.
+        magnitude: "uniform" (uSF): M = s everywhere. "fixed" (frSF): M = |N|, drawn once. "batch" (brSF): M = |N|,
+            drawn anew at every forward pass.
         scale: the root mean square s of B (before zeros). "fan_out": 1 / sqrt(fan_out of W), the feedback's own
             fan-in. "biotorch" and "xiao": those of the published code. "strict": B is rescaled to the norm of W, which
             leaves no free scale (strict normalisation, Moskovitz et al. 2018).

@@ -11,8 +11,8 @@ from spikecredit.synapses.synapse import Constrained, Wiring
 class _BatchNorm(Constrained):
     """y = gamma (x - mean) / sqrt(var + eps) + bias, with one mean and variance for all time steps and samples.
 
-    In training the statistics are those of the chunk of time at hand (all T in a whole-sequence pass); in evaluation they
-    are running averages. Under Dale's law gamma >= 0.
+    In training the statistics are those of the chunk of time at hand (all T in a whole-sequence pass); in evaluation
+    they are running averages. Under Dale's law gamma >= 0.
 
     Args:
         num_features: C. eps, momentum: as in `torch.nn.BatchNorm2d`.
@@ -86,10 +86,20 @@ class _BatchNorm(Constrained):
 
 
 class BatchNorm1d(_BatchNorm):
-    __doc__ = f"Batch normalisation of (..., C), statistics over all leading dimensions.\n\n{_BatchNorm.__doc__}"
+    """Batch normalisation of (..., C), with one mean and variance for all time steps and samples.
+
+    Arguments num_features (C), eps, momentum and constraint, as in `BatchNorm2d`.
+    """
+
     feature_dims = 1
 
 
 class BatchNorm2d(_BatchNorm):
-    __doc__ = f"Batch normalisation of (..., C, H, W), statistics over all but C.\n\n{_BatchNorm.__doc__}"
+    """Batch normalisation of (..., C, H, W): y = gamma (x - mean) / sqrt(var + eps) + bias, over time, batch and map.
+
+    Args:
+        num_features: C. eps, momentum: as in `torch.nn.BatchNorm2d`.
+        constraint: this layer's own; None for its network's. Under Dale's law gamma >= 0.
+    """
+
     feature_dims = 3

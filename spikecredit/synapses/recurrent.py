@@ -15,8 +15,8 @@ from spikecredit.synapses.synapse import Wiring
 class RecurrentLinear(nn.Module):
     """A population with recurrent synapses: I[t] = W x[t] + V s[t-1] + b, and s = neuron(I).
 
-    Both W and V carry the pathway and the constraint. The presynaptic units of V are the population itself, so that under
-    Dale's law a neuron has the same sign in V as in the layer that follows.
+    Both W and V carry the pathway and the constraint. The presynaptic units of V are the population itself, so that
+    under Dale's law a neuron has the same sign in V as in the layer that follows.
 
     Args:
         in_features, out_features, bias: of the input synapses W; V is (out, out) without bias.

@@ -48,8 +48,8 @@ class Constrained(nn.Module):
     def _release(self) -> None:
         """Before a constraint is bound anew: back from the parametrisation of the present one to plain weights.
 
-        A layer with a constraint of its own is bound when it is made and again by its network, which must start from the
-        weights that the layer came with, not from constrained ones.
+        A layer with a constraint of its own is bound when it is made and again by its network, which must start from
+        the weights that the layer came with, not from constrained ones.
         """
         untouched = self.weight._version == self._projected_version
         plain = self._given_weight if self._given_weight is not None and untouched else self.effective_weight()
@@ -86,8 +86,8 @@ class Constrained(nn.Module):
 class Synapse(Constrained):
     """Base of the weighted layers; with `nn.Linear` or `nn.Conv2d` it makes one.
 
-    A layer's own pathway or constraint overrides its network's. Outside a network the layer draws its feedback weights and
-    signs from torch's global random generator.
+    A layer's own pathway or constraint overrides its network's. Outside a network the layer draws its feedback weights
+    and signs from torch's global random generator.
     """
 
     memoryless = True
@@ -146,7 +146,8 @@ class Synapse(Constrained):
         self.constraint = self.given_constraint or wiring.constraint
         if self.pathway.transports_weights and self.constraint.constrains_feedback:
             raise ValueError(
-                f"{name}: {self.constraint} with {self.pathway}: backprop's error travels through the forward weights, whose "
+                f"{name}: {self.constraint} with {self.pathway}: backprop's error travels through the forward weights, "
+                "whose "
                 "signs follow the other end of the synapse. Take Dale(feedback='exempt'), or a pathway with weights of "
                 "its own such as SignSymmetry() or FeedbackAlignment()"
             )

@@ -368,7 +368,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         typed = isinstance(entry, dict) and type(entry.get("size")) is int and type(entry.get("sha256")) is str
         if not typed or entry["size"] < 0:
             raise CheckpointError(damaged)
-    return manifest
+    checked: dict[str, Any] = manifest
+    return checked
 
 
 def latest(root: Path | str, kind: str) -> Checkpoint:

@@ -82,8 +82,8 @@ class Experiment:
     """
 
     network: Architecture = MLP()
-    neuron: Neuron = LIF()  # noqa: RUF009  (a template: never run, only copied)
-    readout: Neuron = LeakyReadout()  # noqa: RUF009
+    neuron: Neuron = LIF()
+    readout: Neuron = LeakyReadout()
     pathway: Pathway = Backprop()
     constraint: Constraint = Unconstrained()
     last_layer: Literal["same", "backprop"] = "same"
@@ -96,6 +96,11 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.encoder.needs_sequence:
+            raise ValueError(
+                f"{type(self.encoder).__name__} encodes changes over time, but {type(self.data).__name__} shows still "
+                "images: write encoder: constant, rate or latency"
+            )
         if self.normalise and self.encoder.needs_unit_range:
             raise ValueError(
                 f"{type(self.encoder).__name__} reads pixels as values between 0 and 1: write normalise: false"

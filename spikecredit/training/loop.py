@@ -1,7 +1,7 @@
 """The training loop: one experiment, from its first batch to its result, resumable bit for bit.
 
-Every random choice is a function of (seed, stream, step), so that a checkpoint holds weights, optimiser, counters and the
-sums of the epoch in hand, and nothing of any generator's inner state but torch's global one.
+Every random choice is a function of (seed, stream, step), so that a checkpoint holds weights, optimiser, counters and
+the sums of the epoch in hand, and of generators' inner states only the global ones (torch, numpy, python).
 """
 
 import math
@@ -19,7 +19,7 @@ from torch import Tensor
 from spikecredit.analysis.activity import activity, first_non_finite, spikes_per_neuron, warn_of_extremes
 from spikecredit.analysis.alignment import alignment
 from spikecredit.data import Batches, ImageData, Split
-from spikecredit.network import Network, after_step
+from spikecredit.network import after_step
 from spikecredit.seeds import generator
 from spikecredit.training import checkpoint
 from spikecredit.training.experiment import Experiment
@@ -31,11 +31,11 @@ CHECK_EVERY = 50
 EVALUATION_BATCH = 500
 
 
-class Diverged(RuntimeError):
-    """Loss or gradients are NaN or infinite."""
+class Diverged(RuntimeError):  # noqa: N818  (says what happened)
+    """Loss, gradients or weights are NaN or infinite."""
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818  (no error: somebody asked for it)
     """A signal ended the run after a checkpoint was written."""
 
     def __init__(self, signum: int) -> None:
@@ -52,6 +52,8 @@ class Trainer:
         config_hash: of the resolved configuration; a checkpoint of another one is refused.
         log: takes one line per epoch. progress: called after every step with (epoch, batch, batches, accuracy).
         writer: a TensorBoard `SummaryWriter`, or None.
+    Raises:
+        ValueError: the experiment does not fit the data, or its parts do not fit each other.
     """
 
     def __init__(
@@ -67,13 +69,20 @@ class Trainer:
         self.experiment, self.data, self.run, self.config_hash = experiment, data, run, config_hash
         self.log, self.progress, self.writer = log, progress, writer
         self.device = data.train.images.device
-        # Pooling and convolution run faster channels last (benchmarks/layout.py).
-        self.net: Network = experiment.build(data).to(self.device, memory_format=torch.channels_last)
         training = experiment.training
+        if training.patience is not None and not len(data.validation):
+            raise ValueError(
+                f"training.patience={training.patience} waits for a better validation accuracy, but the validation "
+                f"split of {data.name} is empty: write training.patience=null, or give data.validation some images"
+            )
+        # Pooling and convolution run faster channels last (benchmarks/layout.py).
+        self.net = experiment.build(data).to(self.device)
+        self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.optimizer = training.optimizer.build(self.net.parameters())
         self.batches = Batches(data.train, training.batch_size, experiment.seed)
         self.step = self.epoch = self.batch = 0
         self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, correct, images of this epoch
+        self.seconds = 0.0  # spent on this epoch so far, in earlier lives of the run too
         self.best: dict[str, Any] | None = None
         self.epochs_since_best = 0
         self.warned: set[str] = set()
@@ -90,7 +99,8 @@ class Trainer:
     def forward(self, x: Tensor) -> Tensor:
         bf16 = self.experiment.training.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            return self.net(x)
+            out: Tensor = self.net(x)
+        return out
 
     def train_batch(self, images: Tensor, labels: Tensor) -> None:
         """One step of the optimiser."""
@@ -121,17 +131,29 @@ class Trainer:
         self.batch += 1
 
     def check_finite(self, loss: Tensor, norm: Tensor, x: Tensor) -> None:
-        """Stop before the optimiser spreads a NaN or an infinity."""
-        if math.isfinite(float(loss)) and math.isfinite(float(norm)):
+        """Stop before the optimiser spreads a NaN or an infinity.
+
+        Weights too: a NaN in a hidden layer need not reach the loss or a gradient, for NaN > threshold is no spike.
+        """
+        weights = torch.nn.utils.get_total_norm(self.net.parameters())
+        if all(math.isfinite(float(number)) for number in (loss, norm, weights)):
             return
         where = first_non_finite(self.net, x)
         if where is None:
             bad = [n for n, p in self.net.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-            where = f"the gradient of {bad[-1]}" if bad else "the loss"
-        raise Diverged(
-            f"step {self.step} (epoch {self.epoch + 1}): loss {float(loss):g}, gradient norm {float(norm):g}; first seen in "
-            f"{where}. Try a smaller learning rate (training.optimizer.lr={self.experiment.training.optimizer.lr / 10:g}), "
-            "training.clip_norm=1, a wider surrogate, or a smaller pathway.gain. The last checkpoint is untouched."
+            largest = max(self.net.named_parameters(), key=lambda named: float(named[1].detach().abs().max()))[0]
+            where = f"the gradient of {bad[-1]}" if bad else "the loss" if math.isfinite(float(weights)) else largest
+        raise self.diverged(
+            f"loss {float(loss):g}, gradient norm {float(norm):g}, weight norm {float(weights):g}; first in {where}"
+        )
+
+    def diverged(self, what: str) -> Diverged:
+        """The error for a NaN or an infinity, with advice."""
+        lower = self.experiment.training.optimizer.lr / 10
+        return Diverged(
+            f"step {self.step} (epoch {self.epoch + 1}): {what}. Try a smaller learning rate "
+            f"(training.optimizer.lr={lower:g}), training.clip_norm=1, a wider surrogate, or a smaller pathway.gain. "
+            "The last checkpoint is untouched."
         )
 
     # ---- whole sets
@@ -182,9 +204,10 @@ class Trainer:
             if not self.history:
                 self.end_of_epoch(None, 0.0)
             while self.epoch < training.epochs and not self.stopped_early():
-                start = time.perf_counter()
+                start = time.perf_counter() - self.seconds
                 for images, labels, index in self.batches.epoch(self.epoch, self.batch):
                     self.train_batch(images, labels)
+                    self.seconds = time.perf_counter() - start
                     if self.progress is not None:
                         self.progress(self.epoch + 1, index + 1, len(self.batches), self.accuracy)
                     if training.checkpoint_every and self.step % training.checkpoint_every == 0:
@@ -193,8 +216,8 @@ class Trainer:
                         self.save("last")
                         raise Interrupted(received[0])
                 self.epoch, self.batch = self.epoch + 1, 0
-                elapsed = time.perf_counter() - start
-                sums = self.sums.tolist()
+                sums = self.sums.tolist()  # waits for the device, so that its work is in the time
+                elapsed, self.seconds = time.perf_counter() - start, 0.0
                 self.sums.zero_()
                 self.end_of_epoch((sums[0] / sums[2], sums[1] / sums[2]), elapsed)
                 if received:
@@ -235,9 +258,11 @@ class Trainer:
             for name, value in scalars(record):
                 self.writer.add_scalar(name, value, self.step)
             self.writer.flush()
-        self.save("last")
+        # The best first: killed in between, the run goes on before this epoch's end and saves it again. The other way
+        # round it would go on after it, with the weights of an older best.
         if improved:
             self.save("best")
+        self.save("last")
         if trained:
             held_out = "" if validation[1] is None else f"   validation {validation[1]:7.2%}"
             rate = len(self.data.train) / seconds if seconds else 0.0
@@ -278,7 +303,14 @@ class Trainer:
     _best_weights: dict[str, Tensor] | None = None
 
     def save(self, kind: str) -> None:
-        """Write a checkpoint of this moment."""
+        """Write a checkpoint of this moment.
+
+        Raises:
+            Diverged: a weight is NaN or infinite; nothing is written. (On CUDA `check_finite` sees some steps only.)
+        """
+        bad = [name for name, p in self.net.named_parameters() if not bool(p.isfinite().all())]
+        if bad:
+            raise self.diverged(f"NaN or infinity in {', '.join(bad)}")
         if self.run is None:
             if kind == "best":
                 self._best_weights = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
@@ -292,6 +324,7 @@ class Trainer:
             "step": self.step,
             "epoch": self.epoch,
             "batch": self.batch,
+            "seconds": self.seconds,
             "best": self.best,
             "epochs_since_best": self.epochs_since_best,
             "warned": sorted(self.warned),
@@ -301,13 +334,16 @@ class Trainer:
         checkpoint.save(self.run.checkpoints, kind, self.step, tensors, state, keep, config_hash=self.config_hash)
 
     def restore(self) -> None:
-        """Go on from the newest valid checkpoint of the run.
+        """Go on from the newest valid checkpoint of the run; from the start, if it was killed before the first one.
 
         Raises:
             CheckpointError: there is none, or it belongs to another configuration.
         """
         assert self.run is not None
         checkpoint.sweep(self.run.checkpoints)
+        if len(self.run.metrics()) <= 1 and not any(self.run.checkpoints.glob("last-*")):
+            self.run.cut_metrics(0)
+            return
         saved = checkpoint.latest(self.run.checkpoints, "last")
         if saved.config_hash != self.config_hash:
             raise checkpoint.CheckpointError(
@@ -320,6 +356,7 @@ class Trainer:
         checkpoint.unpack_rng(saved.tensors["rng"], state["rng"], self.device)
         self.sums.copy_(saved.tensors["sums"]["sums"])
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
+        self.seconds = state["seconds"]
         self.best, self.epochs_since_best = state["best"], state["epochs_since_best"]
         self.warned = set(state["warned"])
         self.run.cut_metrics(state["metrics"])
@@ -347,7 +384,7 @@ def _signals() -> Iterator[list[int]]:
         received.append(signum)
         signal.signal(signum, before[signum])
 
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     for s in before:
         signal.signal(s, handle)
     try:

@@ -14,6 +14,10 @@ class Optimizer(ABC):
 
     lr: float
 
+    def __post_init__(self) -> None:
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"lr must be a finite number above 0, got {self.lr!r}")
+
     @abstractmethod
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of these parameters."""
@@ -53,6 +57,11 @@ class SGD(Optimizer):
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and not self.momentum > 0:
+            raise ValueError(f"nesterov: true needs a momentum above 0, got {self.momentum!r}")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(

@@ -13,6 +13,7 @@ import torch
 
 METRICS = "metrics.jsonl"
 CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
 
 
 class RunError(RuntimeError):
@@ -86,11 +87,18 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _replace(path: Path, text: str) -> None:
+    """Write a file that is there whole or as it was before, whenever the process is killed."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
 class Run:
     """The folder of one run.
 
-    config.yaml (resolved, every default written out), environment.json (one entry for each start), metrics.jsonl (a line for
-    each epoch, and the result), checkpoints/ (last and best), report.html.
+    config.yaml (resolved, every default written out), environment.json (one entry for each start), metrics.jsonl (a
+    line for each epoch, and the result), checkpoints/ (last and best), report.html.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -113,9 +121,7 @@ class Run:
         import yaml
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{CONFIG}.tmp"
-        temporary.write_text(yaml.safe_dump(resolved, sort_keys=False))
-        os.replace(temporary, self.config)
+        _replace(self.config, yaml.safe_dump(resolved, sort_keys=False))
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -134,13 +140,13 @@ class Run:
 
     def record_environment(self, entry: dict[str, Any]) -> None:
         """Add the environment of one start of the run."""
-        path = self.folder / "environment.json"
-        entries = json.loads(path.read_text()) if path.exists() else []
-        path.write_text(json.dumps([*entries, entry], indent=1) + "\n")
+        _replace(self.folder / ENVIRONMENT, json.dumps([*self.environments(), entry], indent=1) + "\n")
 
     def environments(self) -> list[dict[str, Any]]:
-        path = self.folder / "environment.json"
-        return json.loads(path.read_text()) if path.exists() else []
+        """One entry for each start of the run."""
+        path = self.folder / ENVIRONMENT
+        entries: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+        return entries
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a line to the metrics, on the disk when this returns."""
@@ -163,9 +169,7 @@ class Run:
     def cut_metrics(self, count: int) -> None:
         """Keep the first `count` lines: those written before the checkpoint from which the run goes on."""
         kept = self.metrics()[:count]
-        temporary = self.folder / f".{METRICS}.tmp"
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(temporary, self.folder / METRICS)
+        _replace(self.folder / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
 
     def result(self) -> dict[str, Any] | None:
         """The line of the result; None if the run is not finished."""

@@ -19,36 +19,21 @@ The rules, complete:
 """
 
 import inspect
-import os
-import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, is_dataclass
 from dataclasses import fields as dataclass_fields
-from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 
+from spikecredit.training.document import NUMBER, ConfigError, Node, apply_override, edits, got, nearest, read
+
 T = TypeVar("T")
 Registries = Mapping[type, Mapping[str, type]]
 
-MAX_BYTES = 1_000_000  # refuse what cannot be a configuration before parsing it
-MAX_ALIASES = 100
-MAX_VALUES = 100_000  # after aliases are expanded: 100 aliases of aliases can still multiply to 10^10 values
 _BAD: Any = object()  # stands for a value whose error was reported
-_NUMBER = re.compile(r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)?|[-+]?(Infinity|\.inf)|NaN|\.nan")
-_ODD_INTEGER = re.compile(r"[-+]?(0[0-7_]+|[\d_]+(:\d+)+)")  # YAML 1.1: 010 is 8 and 1:30 is 90
-
-
-class ConfigError(ValueError):
-    """A configuration cannot be used. `errors` lists every reason with its place; the message has one per line."""
-
-    def __init__(self, errors: Sequence[str]) -> None:
-        super().__init__("\n".join(errors))
-        self.errors = list(errors)
 
 
 @dataclass(frozen=True)
@@ -57,202 +42,6 @@ class Loaded(Generic[T]):
 
     value: T
     resolved: dict[str, Any]
-
-
-def edits(a: str, b: str) -> int:
-    """Letters to delete, insert, replace or swap with their neighbour to turn a into b (optimal string alignment)."""
-    before, last = [0] * (len(b) + 1), list(range(len(b) + 1))
-    for i in range(1, len(a) + 1):
-        row = [i]
-        for j in range(1, len(b) + 1):
-            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (a[i - 1] != b[j - 1]))
-            if i > 1 and j > 1 and a[i - 1] == b[j - 2] and a[i - 2] == b[j - 1]:
-                cost = min(cost, before[j - 2] + 1)
-            row.append(cost)
-        before, last = last, row
-    return last[-1]
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """`; did you mean 'tau'?` if one of `names` is near `name`, otherwise `; known: a, b, c`.
-
-    Near is at most one edit per three letters (and always one: short names have typos too); then difflib's similarity,
-    without case, for larger slips such as a forgotten suffix.
-    """
-    best = min(names, key=lambda known: edits(name, known), default=None)
-    if best is None:
-        return "; none is known"
-    if edits(name, best) <= max(1, len(best) // 3):
-        return f"; did you mean {best!r}?"
-    lower = {known.lower(): known for known in names}
-    similar = get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
-    return f"; did you mean {lower[similar[0]]!r}?" if similar else f"; known: {', '.join(names)}"
-
-
-# ---- YAML to a tree of values with places ----------------------------------------------------------------------------
-
-
-@dataclass
-class _Node:
-    """A value, where it was given (`file:line` or `override '...'`), and as what text."""
-
-    value: Any  # None, bool, int, float, str, list[_Node] or dict[str, _Node]; anything else fits no annotation
-    where: str
-    text: str = ""
-
-
-@cache
-def _loader() -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """SafeLoader that counts aliases and reads 1e-3 (YAML 1.2) and JSON's NaN and Infinity as numbers."""
-
-        aliases = 0
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                self.aliases += 1
-                if self.aliases > MAX_ALIASES:
-                    problem = f"more than {MAX_ALIASES} aliases (*name); write the values out"
-                    raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
-            return super().compose_node(parent, index)
-
-    number = re.compile(f"({_NUMBER.pattern})$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789NI"))
-    return Loader
-
-
-class _Tree:
-    """One YAML document as a tree of _Node; `errors` collects what YAML allows and a configuration does not."""
-
-    def __init__(self, text: str, file: str, fixed_place: str = "") -> None:
-        self.file, self.fixed_place = file, fixed_place
-        self.errors: list[str] = []
-        self.budget = MAX_VALUES
-        self.loader = _loader()(text)
-        node = self.loader.get_single_node()
-        self.root = _Node(None, fixed_place or f"{file}:1") if node is None else self.node(node, self.place(node), ())
-
-    def place(self, node: Any) -> str:
-        return self.fixed_place or f"{self.file}:{node.start_mark.line + 1}"
-
-    def node(self, node: Any, where: str, parents: tuple[int, ...]) -> _Node:
-        self.budget -= 1
-        if self.budget < 0 or id(node) in parents:
-            reason = f"expands to more than {MAX_VALUES} values" if self.budget < 0 else "contains itself"
-            raise ConfigError([f"{where}: an alias (*name) {reason}; write the values out"])
-        tag, value, parents = node.tag.removeprefix("tag:yaml.org,2002:"), node.value, (*parents, id(node))
-        if tag == "map" and node.id == "mapping":
-            return _Node(self.mapping(node, parents), where)
-        if tag == "seq" and node.id == "sequence":
-            return _Node([self.node(item, self.place(item), parents) for item in value], where)
-        if node.id != "scalar" or tag not in ("null", "bool", "int", "float", "str", "timestamp"):
-            self.errors.append(f"{where}: tag {node.tag!r} is not allowed; use mappings, lists, numbers and text only")
-        elif tag == "timestamp" or (tag == "int" and _ODD_INTEGER.fullmatch(value)):
-            reading = "a date; quote it" if tag == "timestamp" else "a number in base 8 or 60; write it in base 10"
-            self.errors.append(f"{where}: YAML reads {value!r} as {reading}")
-        else:
-            try:
-                return _Node(self.loader.construct_object(node), where, value)
-            except ValueError as error:  # such as `!!int x`
-                self.errors.append(f"{where}: {error}")
-        return _Node(None, where)
-
-    def mapping(self, node: Any, parents: tuple[int, ...]) -> dict[str, _Node]:
-        found: dict[str, _Node] = {}
-        for key, value in node.value:
-            where = self.place(key)
-            if key.id != "scalar":
-                self.errors.append(f"{where}: a key must be text, not a list or mapping")
-            elif key.value in found:
-                first = found[key.value].where
-                self.errors.append(f"{where}: key {key.value!r} is given twice (first at {first}); remove one")
-            else:  # the key's text, not its value: `on:` and `1:` are names here, never true and one
-                found[key.value] = self.node(value, where, parents)
-        return found
-
-
-def _parse(text: str, file: str, fixed_place: str = "") -> _Node:
-    """The tree of one YAML document. Errors: ConfigError (size, syntax, duplicate keys, foreign tags)."""
-    import yaml
-
-    if len(text) > MAX_BYTES:
-        raise ConfigError([f"{file}: more than {MAX_BYTES} bytes is no configuration"])
-    try:
-        tree = _Tree(text, file, fixed_place)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark and not fixed_place else ""
-        told = "; ".join(part for part in (error.context, error.problem) if part)
-        raise ConfigError([f"{file}{line}: not YAML: {told}"]) from error
-    except yaml.reader.ReaderError as error:
-        line = "" if fixed_place else f":{text.count(chr(10), 0, error.position) + 1}"
-        raise ConfigError([f"{file}{line}: not YAML: the character {chr(error.character)!r} is not allowed"]) from error
-    except RecursionError as error:
-        raise ConfigError([f"{file}: nested too deeply"]) from error
-    if tree.errors:
-        raise ConfigError(tree.errors)
-    return tree.root
-
-
-def _wrap(value: Any, where: str) -> _Node:
-    """A plain Python value as a tree, for configurations that were resolved before."""
-    if isinstance(value, Mapping):
-        return _Node({str(key): _wrap(item, where) for key, item in value.items()}, where)
-    if isinstance(value, list | tuple):
-        return _Node([_wrap(item, where) for item in value], where)
-    return _Node(value, where, str(value))
-
-
-def _read(source: Path | str | Mapping[str, Any], file: str | None) -> _Node:
-    if isinstance(source, Mapping):
-        return _wrap(source, file or "configuration")
-    if file is not None:
-        return _parse(str(source), file)
-    path = Path(source)
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-        return _parse(data.decode("utf-8-sig"), str(path))
-    except FileNotFoundError as error:
-        if not path.parent.is_dir():
-            raise ConfigError([f"{path}: no such folder: {path.parent}"]) from error
-        names = sorted(name for name in os.listdir(path.parent) if name.endswith((".yaml", ".yml")))
-        raise ConfigError([f"{path}: no such file{nearest(path.name, names)}"]) from error
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError([f"{path}:{line}: not UTF-8 text"]) from error
-
-
-def _override(root: _Node, override: str) -> None:
-    """Put one `a.b=value` into the tree."""
-    where = f"override {override!r}"
-    name, equals, text = override.partition("=")
-    keys = name.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError([f"{where}: expected key=value, such as neuron.tau=10"])
-    new, here = _parse(text, where, where), root
-    for depth, key in enumerate(keys):
-        if here.value is None:
-            here.value = {}
-        elif isinstance(here.value, str):  # the shorthand `pathway: backprop`
-            here.value = {"kind": _Node(here.value, here.where, here.text)}
-        elif isinstance(here.value, list):
-            if not key.isdecimal() or int(key) >= len(here.value):
-                raise ConfigError([f"{where}: {key!r} is no place in {_got(here)} at {here.where}; places start at 0"])
-        elif not isinstance(here.value, dict):
-            path = ".".join(keys[:depth])
-            raise ConfigError([f"{where}: {path!r} is {_got(here)} at {here.where}, which has no {key!r}"])
-        index: Any = int(key) if isinstance(here.value, list) else key
-        if depth == len(keys) - 1:
-            here.value[index] = new
-        elif isinstance(here.value, dict):
-            here = here.value.setdefault(key, _Node({}, where))
-        else:
-            here = here.value[index]
 
 
 # ---- constructors to a schema ----------------------------------------------------------------------------------------
@@ -395,15 +184,6 @@ _WORDS[types.NoneType] = "null"
 _FAILED = (_BAD, _BAD)
 
 
-def _got(node: _Node) -> str:
-    value, word = node.value, "true" if node.value else "false"
-    if isinstance(value, bool):
-        return word if node.text.lower() == word else f"{word} (YAML's {node.text!r}; quote it to make it text)"
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else f"a list of {len(value)}"
-    return "nothing (null)" if value is None else f"text {value!r}" if isinstance(value, str) else f"{value!r}"
-
-
 class _Builder:
     """Walks tree and schema together; collects every error, and constructs what has none."""
 
@@ -412,7 +192,7 @@ class _Builder:
         self.errors: list[str] = []
         self.cause: Exception | None = None
 
-    def bad(self, node: _Node, path: str, message: str) -> tuple[Any, Any]:
+    def bad(self, node: Node, path: str, message: str) -> tuple[Any, Any]:
         """Report an error. An override names its own path."""
         path = path.lstrip(".")
         overridden = node.where.removeprefix("override ")[1:].split("=")[0]
@@ -433,7 +213,7 @@ class _Builder:
             return _WORDS[t]
         return f"a kind ({', '.join(kinds)})" if kinds else f"a mapping ({t.__name__})"
 
-    def value(self, node: _Node, t: Any, path: str, default: Any = None) -> tuple[Any, Any]:
+    def value(self, node: Node, t: Any, path: str, default: Any = None) -> tuple[Any, Any]:
         """(value, resolved) of one node, or _FAILED after reporting why."""
         origin, parts, given = get_origin(t), get_args(t), node.value
         if origin is Union:
@@ -442,16 +222,16 @@ class _Builder:
             if any(type(given) is type(choice) and given == choice for choice in parts):
                 return given, given
             hint = nearest(node.text, [str(choice) for choice in parts])
-            return self.bad(node, path, f"expected {self.expected(t)}, got {_got(node)}{hint}")
+            return self.bad(node, path, f"expected {self.expected(t)}, got {got(node)}{hint}")
         if t in _WORDS:
-            if t is float and isinstance(given, str) and _NUMBER.fullmatch(given):
+            if t is float and isinstance(given, str) and NUMBER.fullmatch(given):
                 given = float(given.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
             if t is float and type(given) is int:
                 given = float(given)
             if type(given) is t or (t is Path and isinstance(given, str)):
                 return t(given) if t is Path else given, given
             hint = f"; write {given:.0f}" if t is int and isinstance(given, float) and given.is_integer() else ""
-            return self.bad(node, path, f"expected {self.expected(t)}, got {_got(node)}{hint}")
+            return self.bad(node, path, f"expected {self.expected(t)}, got {got(node)}{hint}")
         if origin is dict and isinstance(given, dict):
             every = {key: self.value(child, parts[1], f"{path}.{key}") for key, child in given.items()}
             if any(pair is _FAILED for pair in every.values()):
@@ -466,9 +246,9 @@ class _Builder:
                 return origin(pair[0] for pair in each), [pair[1] for pair in each]
         if origin is None and (isinstance(given, dict) or (isinstance(given, str) and self.schema.kinds(t))):
             return self.object(node, t, path, default)
-        return self.bad(node, path, f"expected {self.expected(t)}, got {_got(node)}")
+        return self.bad(node, path, f"expected {self.expected(t)}, got {got(node)}")
 
-    def _union(self, node: _Node, t: Any, path: str, default: Any) -> tuple[Any, Any]:
+    def _union(self, node: Node, t: Any, path: str, default: Any) -> tuple[Any, Any]:
         """The first member that fits, exact scalars first; else the errors of the one member of the given shape."""
         before, alike = self.errors, []
         for part in sorted(get_args(t), key=lambda part: part is not type(node.value)):
@@ -482,21 +262,21 @@ class _Builder:
             if shape.get(type(node.value), bool(self.schema.kinds(part)) or origin is Literal):
                 alike.append(told)
         if len(alike) != 1 or node.value is None:
-            return self.bad(node, path, f"expected {self.expected(t)}, got {_got(node)}")
+            return self.bad(node, path, f"expected {self.expected(t)}, got {got(node)}")
         self.errors += alike[0]
         return _FAILED
 
-    def object(self, node: _Node, t: Any, path: str, default: Any) -> tuple[Any, Any]:
+    def object(self, node: Node, t: Any, path: str, default: Any) -> tuple[Any, Any]:
         """Choose the class of a mapping (or of the shorthand `pathway: backprop`), check its keys, construct it."""
         kinds, cls, kind = self.schema.kinds(t), t, None
-        given: dict[str, _Node] = dict(node.value) if isinstance(node.value, dict) else {"kind": node}
+        given: dict[str, Node] = dict(node.value) if isinstance(node.value, dict) else {"kind": node}
         if kinds:
             chooser = given.pop("kind", None)
             kind = next((k for k, c in kinds.items() if c is type(default) or len(kinds) == 1), None)
             if chooser is not None:
                 kind, place = chooser.value, path if chooser is node else f"{path}.kind"
                 if not isinstance(kind, str):
-                    return self.bad(chooser, place, f"expected one of {', '.join(kinds)}, got {_got(chooser)}")
+                    return self.bad(chooser, place, f"expected one of {', '.join(kinds)}, got {got(chooser)}")
                 if kind not in kinds:
                     return self.bad(chooser, place, f"unknown kind {kind!r}{nearest(kind, list(kinds))}")
             if kind is None:
@@ -557,11 +337,11 @@ def load(
         TypeError: the classes cannot be described (see Schema).
     """
     builder = _Builder(Schema(cls, registries))
-    root = _read(source, file)
+    root = read(source, file)
     wrong: list[str] = []
     for override in overrides:
         try:
-            _override(root, override)
+            apply_override(root, override)
         except ConfigError as error:
             wrong += error.errors
     if root.value is None:

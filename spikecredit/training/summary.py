@@ -15,7 +15,8 @@ def run_record(trainer: Trainer, label: str, resolved: dict[str, Any], environme
     net, data = trainer.net, trainer.data
     net.eval()
     sample = data.test.images[:1]
-    spikes = {name: out[:, 0].float().cpu().numpy() for name, out in record(net, trainer.encode(sample, "raster")).items()}
+    recorded = record(net, trainer.encode(sample, "raster"))
+    spikes = {name: out[:, 0].float().cpu().numpy() for name, out in recorded.items()}
     net.train()
     weights: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
     for name, layer in net.synapses().items():
@@ -40,10 +41,8 @@ def run_record(trainer: Trainer, label: str, resolved: dict[str, Any], environme
 def notes(trainer: Trainer) -> list[str]:
     """What a reader must know to judge the figures."""
     experiment = trainer.experiment
-    lines = [
-        f"Selected: {'the epoch with the best validation accuracy' if len(trainer.data.validation) else 'the last epoch'}; "
-        "the test split was read once, at the end.",
-    ]
+    selected = "the epoch with the best validation accuracy" if len(trainer.data.validation) else "the last epoch"
+    lines = [f"Selected: {selected}; the test split was read once, at the end."]
     if isinstance(experiment.constraint, Dale):
         lines.append(
             "Dale's law holds for every neuron's outgoing synapses; sensory input and biases are exempt, and "
@@ -54,8 +53,10 @@ def notes(trainer: Trainer) -> list[str]:
             )
         )
     if not experiment.pathway.transports_weights:
+        leak = " along its own leak"
+        within = {True: f"{leak}, and its reset is detached", False: f"{leak} and its reset", None: ""}
         lines.append(
-            "The pathway carries errors from layer to layer. Within a neuron, gradients run back through time along its "
-            "own leak, and its reset is detached."
+            "The pathway carries errors from layer to layer. Within a neuron, gradients run back through time"
+            f"{within[getattr(experiment.neuron, 'detach_reset', None)]}."
         )
     return lines

@@ -1,7 +1,7 @@
 """Oracles for the neurons' tests: the equations in float64 NumPy, written from the papers and not from our own step.
 
-Refractoriness is told in absolute time (the step from which a neuron is free again) and the gradient is checked forwards
-in time (tangents), so that neither shares a recursion with the code under test.
+Refractoriness is told in absolute time (the step from which a neuron is free again) and the gradient is checked
+forwards in time (tangents), so that neither shares a recursion with the code under test.
 """
 
 import math
@@ -103,7 +103,7 @@ def lif_tangent(x, u0, beta, theta, reset, refractory, psi, detach, dx, du0, dbe
 
 
 def alif_tangent(x, state, beta, rho, theta, b, reset, refractory, psi, detach, dx, dstate, dbeta, drho):
-    """As `lif_tangent`, for the adaptive neuron; returns the movements of spikes, potentials and the last adaptation."""
+    """As `lif_tangent`, for the adaptive neuron; returns how spikes, potentials and the last adaptation move."""
     spikes, potentials, adaptations = alif_oracle(x, state, beta, rho, theta, b, reset, refractory)
     before = np.concatenate([state[0][None], potentials[:-1]])
     a = np.concatenate([state[1][None], adaptations])
@@ -133,7 +133,7 @@ def randn(*shape, seed=0, dtype=torch.float64):
 
 def close(got, expected, tolerance=1e-12):
     """Equal to `tolerance`, relative to the largest entry (a sum over time cancels in single entries)."""
-    got, expected = (torch.as_tensor(v, dtype=torch.float64) for v in (got, expected))
+    got, expected = (torch.as_tensor(v, dtype=torch.float64).detach() for v in (got, expected))
     assert got.shape == expected.shape
     assert got.isfinite().all()
     torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance * max(1.0, float(expected.abs().max())))

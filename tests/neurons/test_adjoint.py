@@ -46,7 +46,9 @@ def gradients(outputs, seeds, leaves):
 
 def drive():
     """Currents that make neurons fire about every third step, and states on both sides of the threshold."""
-    return (0.4 + 0.6 * randn(*SHAPE, seed=1)).requires_grad_(), (0.8 + 0.5 * randn(*SHAPE[1:], seed=2)).requires_grad_()
+    return (0.4 + 0.6 * randn(*SHAPE, seed=1)).requires_grad_(), (
+        0.8 + 0.5 * randn(*SHAPE[1:], seed=2)
+    ).requires_grad_()
 
 
 @pytest.mark.parametrize("time", TIMES)
@@ -62,12 +64,12 @@ def test_lif_equals_autograd_through_the_loop(reset, detach, time):
             wait = waits(refractory)
             s, u, state = lif_loop(x, LIFState(u0, wait), p)
             s2, u2, wait2 = lif_sequence(x, u0, wait, p)
-            assert torch.equal(s, s2) and torch.equal(u, u2) and 0.1 < s.mean() < 0.9
+            assert torch.equal(s, s2)
+            assert torch.equal(u, u2)
+            assert 0.1 < s.mean() < 0.9
             assert wait2 is None if wait is None else torch.equal(wait2, state.wait)
             leaves = [x, u0, *([beta] if time != "fixed" else [])]
-            for got, expected in zip(
-                gradients([s2, u2], seeds, leaves), gradients([s, u], seeds, leaves), strict=True
-            ):
+            for got, expected in zip(gradients([s2, u2], seeds, leaves), gradients([s, u], seeds, leaves), strict=True):
                 close(got, expected)
 
 
@@ -86,8 +88,11 @@ def test_alif_equals_autograd_through_the_loop(reset, detach, time):
             wait = waits(refractory)
             s, u, state = alif_loop(x, ALIFState(u0, a0, r0, wait), p)
             s2, u2, a2, r2, wait2 = alif_sequence(x, u0, a0, r0, wait, p)
-            assert torch.equal(s, s2) and torch.equal(u, u2) and 0.1 < s.mean() < 0.9
-            assert torch.equal(a2, state.a) and torch.equal(r2, state.r)
+            assert torch.equal(s, s2)
+            assert torch.equal(u, u2)
+            assert 0.1 < s.mean() < 0.9
+            assert torch.equal(a2, state.a)
+            assert torch.equal(r2, state.r)
             assert wait2 is None if wait is None else torch.equal(wait2, state.wait)
             leaves = [x, u0, a0, *([] if detach or reset == "none" else [r0])]
             leaves += [beta, rho] if time != "fixed" else []
@@ -142,9 +147,7 @@ def check_alif_gradient(sequence, reset, detach, refractory, surrogate):
     x, u0 = drive()
     state = [u0, randn(*SHAPE[1:], seed=6).abs().requires_grad_(), (randn(*SHAPE[1:], seed=7) > 0).double()]
     state[2].requires_grad_()
-    beta, rho = (
-        (0.7 + 0.2 * torch.rand(SHAPE[2:], dtype=torch.float64)).requires_grad_() for _ in range(2)
-    )
+    beta, rho = ((0.7 + 0.2 * torch.rand(SHAPE[2:], dtype=torch.float64)).requires_grad_() for _ in range(2))
     wait = None if refractory <= 1 else torch.zeros(SHAPE[1:], dtype=torch.int32)
     p = ALIFParameters(beta, rho, 0.3, 0.9, reset, surrogate, refractory, detach)
     s, u, a, _, _ = sequence(x, *state, wait, p)
@@ -231,7 +234,8 @@ def test_two_steps_by_hand(reset, detach, u1, g1):
     x = torch.tensor([[[1.5]], [[0.25]]], dtype=torch.float64, requires_grad=True)
     p = LIFParameters(0.5, 1.0, reset, FastSigmoid(1.0), 0, detach)
     s, u, _ = lif_sequence(x, torch.zeros(1, 1, dtype=torch.float64), None, p)
-    assert s.flatten().tolist() == [1.0, 0.0] and u.flatten().tolist() == [1.5, u1]
+    assert s.flatten().tolist() == [1.0, 0.0]
+    assert u.flatten().tolist() == [1.5, u1]
     slope = {"subtract": 0.5, "zero": 0.0, "none": 0.5}[reset]
     if not detach:
         slope -= {"subtract": 1.0, "zero": 0.5 * 1.5}[reset] * 4 / 9

@@ -37,7 +37,9 @@ def test_derivative_keeps_shape_dtype_and_argument(surrogate, dtype):
     v = randn(2, 3, 4, dtype=dtype)
     before = v.clone()
     d = surrogate.derivative(v)
-    assert d.shape == v.shape and d.dtype == dtype and d.isfinite().all()
+    assert d.shape == v.shape
+    assert d.dtype == dtype
+    assert d.isfinite().all()
     assert torch.equal(v, before)  # some are written with in-place operations
 
 
@@ -86,7 +88,8 @@ def test_peak_is_at_the_threshold(surrogate, peak):
     v = torch.linspace(-2, 2, 401, dtype=torch.float64)
     v[200] = 0.0
     d = surrogate.derivative(v)
-    assert float(d[200]) == pytest.approx(peak, rel=1e-14) and float(d.max()) == float(d[200])
+    assert float(d[200]) == pytest.approx(peak, rel=1e-14)
+    assert float(d.max()) == float(d[200])
 
 
 def test_far_from_the_threshold():
@@ -107,7 +110,8 @@ def test_every_parameter_counts(kind, field):
     value = getattr(default, field)
     changed = dataclasses.replace(default, **{field: 0.4 if math.isinf(value) else 0.7 * value})
     v = torch.linspace(-2, 2, 101)
-    assert changed != default and not torch.equal(changed.derivative(v), default.derivative(v))
+    assert changed != default
+    assert not torch.equal(changed.derivative(v), default.derivative(v))
 
 
 @pytest.mark.parametrize(("kind", "field"), ALL_FIELDS, ids=lambda v: getattr(v, "__name__", v))
@@ -120,7 +124,8 @@ def test_parameters_must_be_positive(kind, field, value):
 def test_surrogates_are_frozen_and_comparable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         FastSigmoid().slope = 3.0
-    assert FastSigmoid(3.0) == FastSigmoid(3.0) != FastSigmoid(4.0) and hash(ArcTan()) == hash(ArcTan())
+    assert FastSigmoid(3.0) == FastSigmoid(3.0) != FastSigmoid(4.0)
+    assert hash(ArcTan()) == hash(ArcTan())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -128,7 +133,8 @@ def test_spike_is_a_strict_step_with_the_surrogate_as_gradient(dtype):
     tiny = torch.finfo(dtype).tiny
     v = torch.tensor([-1.0, -tiny, -0.0, 0.0, tiny, 1.0, math.nan, math.inf], dtype=dtype, requires_grad=True)
     s = spike(v, ArcTan())
-    assert s.dtype == dtype and s.tolist() == [0, 0, 0, 0, 1, 1, 0, 1]
+    assert s.dtype == dtype
+    assert s.tolist() == [0, 0, 0, 0, 1, 1, 0, 1]
     w = randn(50, seed=1).requires_grad_()
     g = randn(50, seed=2)
     spike(w, ArcTan(3.0)).backward(g)

@@ -95,9 +95,7 @@ class _LIF(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, grad_s: Tensor | None, grad_u: Tensor | None, _: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_s: Tensor | None, grad_u: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         """g[t] = dL/du[t] in total, backwards in time; psi[t] is the surrogate derivative at u[t] - theta.
 
         g[t] = dL/ds[t] psi[t] + dL/du[t] + J[t+1] g[t+1], with J[t+1] = du[t+1]/du[t]:
@@ -144,11 +142,13 @@ def lif_sequence(x: Tensor, u0: Tensor, wait: Tensor | None, p: Any) -> tuple[Te
     """The LIF equations of `lif_step` over a whole sequence.
 
     Args:
-        x: (T, B, *N). u0: potential before the first step, (B, *N). wait: refractory steps to wait, (B, *N), or None.
+        x: (T, B, *N). u0: potential before the first step, (B, *N). wait: refractory steps to wait, (B, *N); None is 0.
         p: `LIFParameters`.
     Returns:
         spikes (T, B, *N), potentials (T, B, *N), refractory steps to wait after the last step.
     """
+    if wait is None and p.refractory > 1:
+        wait = torch.zeros_like(u0, dtype=torch.int32)
     fixed = p.beta.detach() if isinstance(p.beta, Tensor) else p.beta
     return _LIF.apply(x, u0, wait, p, fixed, _beta_tensor(p.beta))
 
@@ -217,20 +217,22 @@ class _ALIF(torch.autograd.Function):
         """Backwards in time with three adjoints: g of u[t], h of a[t+1], k of the pending reset r[t+1].
 
         total[t] = dL/ds[t] + h[t+1] + k[t+1];  g[t] = total[t] psi[t] + dL/du[t] + J[t+1] g[t+1];
-        h[t] = rho h[t+1] - b total[t] psi[t];  k[t] = -theta g[t] (subtract) or -beta u[t-1] g[t] (zero), 0 if detached.
+        h[t] = rho h[t+1] - b total[t] psi[t];  k[t] = -theta g[t] (subtract) or -beta u[t-1] g[t] (zero), 0 if
+        detached.
         """
         u, u0, a, r_all, held = ctx.saved_tensors
         p, beta, rho = ctx.p, ctx.beta, ctx.rho
         zeros = torch.zeros_like(u0)
         g_x = torch.empty_like(u)
         carry, h = zeros, zeros if grad_a is None else grad_a
-        k = zeros if grad_r is None or p.detach_reset else grad_r
+        k = zeros if grad_r is None else grad_r  # the reset handed out carries gradient; one used here may be detached
         g_beta = zeros.clone() if ctx.learns[0] else None
         g_rho = zeros.clone() if ctx.learns[1] else None
         for t in range(u.shape[0] - 1, -1, -1):
             before = u[t - 1] if t else u0
             total = h + k
-            pending = None if held is None else k.masked_fill(~held[t], 0)  # handed on unchanged while held
+            # handed on unchanged while held
+            pending = None if held is None or p.detach_reset else k.masked_fill(~held[t], 0)
             if grad_s is not None:
                 total = total + grad_s[t]
             psi = p.surrogate.derivative(u[t] - (a[t] * p.adaptation + p.threshold))
@@ -255,6 +257,7 @@ class _ALIF(torch.autograd.Function):
                 k = -live * (before * beta if p.reset == "zero" else p.threshold)
             if held is not None:
                 carry = torch.where(held[t], g, carry)
+            if pending is not None:
                 k = k + pending
         grad_s0 = None if p.detach_reset else k
         return (
@@ -275,6 +278,8 @@ def alif_sequence(
     Returns:
         spikes (T, B, *N), potentials (T, B, *N), and adaptation, pending reset and refractory wait after the last step.
     """
+    if wait is None and p.refractory > 1:
+        wait = torch.zeros_like(u0, dtype=torch.int32)
     beta = p.beta.detach() if isinstance(p.beta, Tensor) else p.beta
     rho = p.rho.detach() if isinstance(p.rho, Tensor) else p.rho
     return _ALIF.apply(x, u0, a0, s0, wait, p, beta, rho, _beta_tensor(p.beta), _beta_tensor(p.rho))

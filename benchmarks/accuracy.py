@@ -1,0 +1,77 @@
+"""Train the shipped MNIST and Fashion-MNIST configurations on all 60,000 training images and read the test set once.
+
+    python -m benchmarks.accuracy [--data ../shared/data] [--only mnist_lenet_backprop] [--seed 0] [--folder
+    runs/accuracy]
+
+Each run is resumable: call the same command again. Hyper-parameters were chosen on 5,000 images held out of the
+training set (`data.validation=5000`, the default of the configurations); here those images are given back. Writes
+results/accuracy.json.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from benchmarks.common import RESULTS, write
+from spikecredit.cli import CONFIGS
+from spikecredit.training.experiment import load_experiment
+from spikecredit.training.loop import Trainer
+from spikecredit.training.run import Run, config_hash, environment
+
+DATA = {"mnist": "mnist", "fashion_mnist": "fashion_mnist"}
+PATHWAYS = ("backprop", "sign_symmetry", "feedback_alignment", "sign_symmetry_dale")
+
+
+def train(name: str, path: str, seed: int, folder: Path, device: torch.device) -> dict[str, object]:
+    """One run to its end, from wherever it stands."""
+    overrides = (f"data.path={path}", "data.validation=0", f"seed={seed}")
+    loaded = load_experiment(CONFIGS / f"{name}.yaml", overrides)
+    run = Run(folder / f"{name}-seed{seed}")
+    if run.result() is None:
+        fresh = not run.config.exists()
+        if fresh:
+            run.start(loaded.resolved)
+        run.record_environment(environment(device))
+        data = loaded.value.data.load().to(device)
+        trainer = Trainer(loaded.value, data, run, config_hash(loaded.resolved))
+        if not fresh:
+            trainer.restore()
+        trainer.fit()
+    result = run.result()
+    assert result is not None
+    last = [line for line in run.metrics() if line["event"] == "epoch"][-1]
+    return {
+        "config": name,
+        "seed": seed,
+        **{
+            k: result[k] for k in ("test_accuracy", "test_loss", "epochs", "seconds", "spikes_per_neuron", "violations")
+        },
+        "error_angles": {layer: value["error_angle"] for layer, value in last["layers"].items()},
+        "environment": run.environments()[-1],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="../shared/data")
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"))
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    names = arguments.only or [f"{data}_lenet_{pathway}" for pathway in PATHWAYS for data in DATA]
+    file = RESULTS / "accuracy.json"
+    rows = {(r["config"], r["seed"]): r for r in json.loads(file.read_text())["rows"]} if file.exists() else {}
+    for name in names:
+        print(f"{name}, seed {arguments.seed}", flush=True)
+        path = f"{arguments.data}/{name.split('_lenet')[0]}"
+        rows[name, arguments.seed] = train(name, path, arguments.seed, arguments.folder, device)
+        print(f"{name}: test accuracy {rows[name, arguments.seed]['test_accuracy']:.2%}", flush=True)
+        write("accuracy", "python -m benchmarks.accuracy", device, rows=list(rows.values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What the benchmarks share: interleaved timing, results with machine and commit."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spikecredit.training.run import environment, finite_or_none
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(
+    cases: dict[str, Callable[[], Any]], repeats: int, warmup: int = 3, device: str = "cpu"
+) -> dict[str, dict[str, float]]:
+    """Seconds per call of each case: median and quartiles, cases in turn, so that a noisy machine disturbs all
+    alike."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for turn in range(warmup + repeats):
+        for name, call in cases.items():
+            if device != "cpu":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            call()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if turn >= warmup:
+                times[name].append(time.perf_counter() - start)
+    result = {}
+    for name, values in times.items():
+        low, middle, high = statistics.quantiles(values, n=4)
+        result[name] = {"median": middle, "low": low, "high": high}
+    return result
+
+
+def write(name: str, command: str, device: torch.device, **content: Any) -> Path:
+    """Write benchmarks/results/NAME.json with the command, machine, versions and commit that gave it."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    record = {"command": command, "environment": environment(device), **content}
+    path.write_text(json.dumps(finite_or_none(record), indent=1) + "\n")
+    return path

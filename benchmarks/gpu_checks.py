@@ -1,0 +1,92 @@
+"""Checks that a device computes what the CPU does, in float64; they need torch and spikecredit only."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+import spikecredit as sc
+from spikecredit.data import Digits
+
+
+def _nets() -> dict[str, tuple[sc.Network, tuple[int, int, int]]]:
+    shape = (1, 8, 8)
+    cases: dict[str, tuple[sc.Network, tuple[int, int, int]]] = {}
+    for name, neuron in {
+        "lif": sc.LIF(3.0, refractory=2),
+        "alif": sc.ALIF(3.0),
+        "current": sc.CurrentLIF(3.0, learn_tau=True),
+    }.items():
+        cases[f"mlp {name}"] = (sc.MLP((30, 20), norm=True).build(shape, 10, neuron, pathway=sc.SignSymmetry()), shape)
+    cases["recurrent"] = (sc.MLP((30,), recurrent=True).build(shape, 10, pathway=sc.FeedbackAlignment()), shape)
+    lenet = sc.LeNet((4, 8), 3, (16,), norm=True, pool="max")
+    cases["lenet dale"] = (
+        lenet.build(shape, 10, sc.LIF(3.0), pathway=sc.SignSymmetry(magnitude="fixed"), constraint=sc.Dale()),
+        shape,
+    )
+    residual = sc.ResNet((1, 1), 4, shortcut="membrane")
+    cases["resnet"] = (residual.build(shape, 10, sc.LIF(3.0), pathway=sc.FeedbackAlignment()), shape)
+    return cases
+
+
+def same_outputs_and_gradients(device: str) -> None:
+    """Every kind of network gives the CPU's output and gradients, float64, to 1e-9."""
+    for name, (net, shape) in _nets().items():
+        net = net.double()
+        twin = copy.deepcopy(net).to(device)
+        images = torch.rand(6, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3
+        labels = torch.arange(6)
+        for module, place in ((net, "cpu"), (twin, device)):
+            out = module(sc.encode.constant(images.to(place), 5))
+            F.cross_entropy(out.mean(0), labels.to(place)).backward()
+        for (parameter, here), there in zip(net.named_parameters(), twin.parameters(), strict=True):
+            assert here.grad is not None and there.grad is not None, f"{name}: {parameter} has no gradient"
+            scale = float(here.grad.abs().max()) + 1e-12
+            error = float((here.grad - there.grad.cpu()).abs().max()) / scale
+            assert error < 1e-9, f"{name}: the gradient of {parameter} differs by {error:.1e}"
+
+
+def autocast_trains(device: str) -> None:
+    """bf16 autocast: 60 steps on a batch of digits reduce the loss under each pathway, and Dale's law holds."""
+    data = Digits().load()
+    images = data.normalise(data.train.images[:64]).to(device)
+    labels = data.train.labels[:64].to(device)
+    for pathway, constraint in (
+        (sc.Backprop(), sc.Dale()),
+        (sc.FeedbackAlignment(), sc.Unconstrained()),
+        (sc.SignSymmetry(magnitude="batch"), sc.Dale()),
+    ):
+        net = sc.LeNet((8, 16), 3, (32,), norm=True).build(
+            (1, 8, 8), 10, sc.LIF(3.0), pathway=pathway, constraint=constraint, seed=1
+        )
+        net = net.to(device, memory_format=torch.channels_last)
+        optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+        sc.attach(net, optimizer)
+        losses = []
+        for _ in range(60):
+            with torch.autocast(torch.device(device).type, torch.bfloat16):
+                out = net(sc.encode.constant(images, 4))
+            loss = F.cross_entropy(out.float().mean(0), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        assert losses[-1] < 0.8 * losses[0], f"{pathway}: loss {losses[0]:.3f} -> {losses[-1]:.3f}"
+        assert net.violations() == 0, f"{pathway}: {net.violations()} weights break Dale's law"
+
+
+def streams_equal_sequences(device: str) -> None:
+    """A stream split anywhere equals the whole sequence, in evaluation mode."""
+    for name, (net, shape) in _nets().items():
+        net = net.double().to(device).eval()
+        x = torch.rand(7, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).to(device) * 3
+        whole = net(x)
+        first, state = net.stream(x[:2])
+        second, _ = net.stream(x[2:], state)
+        assert torch.allclose(torch.cat([first, second]), whole, atol=1e-9), name
+
+
+CHECKS: dict[str, Callable[[str], None]] = {
+    check.__name__: check for check in (same_outputs_and_gradients, autocast_trains, streams_equal_sequences)
+}

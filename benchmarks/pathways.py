@@ -1,0 +1,86 @@
+"""What a pathway costs: training step and backward pass of each, against backprop, in one process.
+
+    python -m benchmarks.pathways [--device cuda] [--repeats 15]
+
+Writes results/pathways-DEVICE.json.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import spikecredit as sc
+from benchmarks.common import interleaved, write
+
+PATHWAYS = {
+    "backprop": sc.Backprop(),
+    "feedback alignment": sc.FeedbackAlignment(),
+    "sign symmetry, uniform": sc.SignSymmetry(),
+    "sign symmetry, fixed": sc.SignSymmetry(magnitude="fixed"),
+    "sign symmetry, batch": sc.SignSymmetry(magnitude="batch"),
+}
+
+
+def networks(device: torch.device) -> dict[str, tuple[sc.architectures.Architecture, tuple[int, int, int], int, int]]:
+    """Architecture, image shape, time steps, batch."""
+    small = {
+        "MLP 784-1000-1000-10": (sc.MLP((1000, 1000)), (1, 28, 28), 10, 128),
+        "LeNet 16-48-256": (sc.LeNet((16, 48), hidden=(256,), norm=True), (1, 28, 28), 4, 100),
+    }
+    if device.type == "cuda":
+        small["VGG-11, CIFAR"] = (sc.VGG(), (3, 32, 32), 4, 128)
+        small["ResNet-20, CIFAR"] = (sc.ResNet(), (3, 32, 32), 4, 128)
+    return small
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=15)
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    results = []
+    for name, (architecture, shape, steps, batch) in networks(device).items():
+        images = torch.rand(batch, *shape, device=device)
+        labels = torch.randint(10, (batch,), device=device)
+        x = sc.encode.constant(images, steps)
+        step_calls: dict[str, Callable[[], None]] = {}
+        backward_calls: dict[str, Callable[[], None]] = {}
+        for label, pathway in PATHWAYS.items():
+            net = architecture.build(shape, 10, sc.LIF(2.0), sc.LeakyReadout(5.0), pathway).to(
+                device, memory_format=torch.channels_last
+            )
+            optimizer = torch.optim.Adam(net.parameters())
+            loss = F.cross_entropy(net(x).mean(0), labels)
+
+            def step(
+                net: sc.Network = net,
+                optimizer: torch.optim.Optimizer = optimizer,
+                x: Tensor = x,
+                labels: Tensor = labels,
+            ) -> None:
+                optimizer.zero_grad()
+                F.cross_entropy(net(x).mean(0), labels).backward()
+                optimizer.step()
+
+            def backward(loss: Tensor = loss) -> None:
+                loss.backward(retain_graph=True)
+
+            step_calls[label], backward_calls[label] = step, backward
+        for kind, calls in (("backward", backward_calls), ("step", step_calls)):
+            measured = interleaved(calls, arguments.repeats, device=device.type)
+            base = measured["backprop"]["median"]
+            for label, seconds in measured.items():
+                row = {"network": name, "what": kind, "pathway": label, **seconds, "ratio": seconds["median"] / base}
+                results.append(row)
+                print(
+                    f"{name:<24}{kind:<10}{label:<26}{seconds['median'] * 1e3:9.2f} ms   {row['ratio']:.3f} x backprop"
+                )
+    print(write(f"pathways-{device.type}", "python -m benchmarks.pathways", device, rows=results))
+
+
+if __name__ == "__main__":
+    main()

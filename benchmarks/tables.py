@@ -1,0 +1,158 @@
+"""Write every table of README.md and docs/generated/ from benchmarks/results/*.json; no number is typed by hand.
+
+    python -m benchmarks.tables [--check]
+
+--check writes nothing and fails if a file would change.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import RESULTS
+
+ROOT = Path(__file__).parents[1]
+GENERATED = ROOT / "docs" / "generated"
+
+# Test error, %: BioTorch's Benchmarks.md, ordinary (non-spiking) LeNets, one run each, chosen on the test set.
+PUBLISHED = {
+    ("mnist", "backprop"): 0.91,
+    ("mnist", "sign_symmetry"): 0.94,
+    ("mnist", "feedback_alignment"): 1.7,
+    ("fashion_mnist", "backprop"): 9.2,
+    ("fashion_mnist", "sign_symmetry"): 9.69,
+    ("fashion_mnist", "feedback_alignment"): 13.06,
+}
+LABELS = {
+    "backprop": "backprop",
+    "sign_symmetry": "sign symmetry",
+    "feedback_alignment": "feedback alignment",
+    "sign_symmetry_dale": "sign symmetry + Dale's law",
+}
+
+
+def load(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def origin(command: str, environment: dict[str, Any], extra: str = "") -> str:
+    """The line under a table: command, commit, machine, versions."""
+    return (
+        f"`{command}`{extra}, commit {environment['commit']}, torch {environment['torch']}, "
+        f"{environment['threads']} threads of {environment['cores']} cores ({environment['processor']}), "
+        f"{environment['device']}."
+    )
+
+
+def demo_table() -> str | None:
+    found = load("demo")
+    if found is None:
+        return None
+    header = list(found["rows"][0])
+    body = table(header, [[str(row[key]) for key in header] for row in found["rows"]])
+    note = (
+        f"Mean and 95 % t-interval over seeds 0 to {found['seeds'] - 1}; angle at the hidden layer after training; "
+        "spikes per image; time of training, all seeds together. "
+    )
+    return f"{body}\n\n{note}{origin(found['command'], found['environment'])}"
+
+
+def accuracy_table() -> str | None:
+    found = load("accuracy")
+    if found is None:
+        return None
+    rows = []
+    for row in found["rows"]:
+        data, pathway = re.fullmatch(r"(\w+)_lenet_(\w+)", row["config"]).groups()  # type: ignore[union-attr]
+        published = PUBLISHED.get((data, pathway))
+        hidden = list(row["error_angles"].values())[:-1]
+        rows.append(
+            [
+                {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}[data],
+                LABELS[pathway],
+                f"{row['test_accuracy']:.2%}",
+                f"{1 - row['test_accuracy']:.2%}",
+                "–" if published is None else f"{published} %",
+                " / ".join(f"{angle:.0f}°" for angle in hidden),
+                f"{row['spikes_per_neuron']:.2f}",
+                str(row["violations"]) if "dale" in pathway else "–",
+                f"{row['seconds'] / row['epochs']:.0f} s",
+                str(row["seed"]),
+            ]
+        )
+    header = [
+        "data", "pathway", "test accuracy", "test error", "published error (not spiking)", "angles to true error",
+        "spikes/neuron", "Dale violations", "time/epoch", "seed",
+    ]  # fmt: skip
+    environments = {json.dumps(row["environment"], sort_keys=True) for row in found["rows"]}
+    origins = sorted(origin(found["command"], json.loads(text)) for text in environments)
+    note = (
+        "Angles: layer by layer from the input, after training. Published: BioTorch's Benchmarks.md, ordinary LeNets, "
+        "one run each, selected and reported on the same 10,000 test images. "
+    )
+    return f"{table(header, rows)}\n\n{note}{' '.join(origins)}"
+
+
+def ratio_table(name: str, columns: list[str]) -> str | None:
+    parts = []
+    for device in ("cpu", "cuda"):
+        found = load(f"{name}-{device}")
+        if found is None:
+            continue
+        rows = [
+            [
+                *(str(row[c]) for c in columns),
+                f"{row['median'] * 1e3:.2f} ms ({row['low'] * 1e3:.2f} to {row['high'] * 1e3:.2f})",
+                f"{row['ratio']:.2f}",
+            ]
+            for row in found["rows"]
+        ]
+        parts.append(
+            table([*columns, "median (quartiles)", "ratio"], rows)
+            + f"\n\n{origin(found['command'], found['environment'])}"
+        )
+    return "\n\n".join(parts) or None
+
+
+def outputs() -> dict[Path, str]:
+    """Every file and its text."""
+    tables = {
+        "demo": demo_table(),
+        "accuracy": accuracy_table(),
+        "pathways": ratio_table("pathways", ["network", "what", "pathway"]),
+        "layout": ratio_table("layout", ["case"]),
+    }
+    readme = (ROOT / "README.md").read_text()
+    for name, text in tables.items():
+        pattern = re.compile(rf"(<!-- {name}: begin [^>]*-->\n).*?(<!-- {name}: end -->)", re.DOTALL)
+        readme = pattern.sub(
+            lambda m, text=text: m[1] + (f"{text}\n" if text else "Not measured yet.\n") + m[2], readme
+        )
+    files = {GENERATED / f"{name}.md": text + "\n" for name, text in tables.items() if text}
+    return {ROOT / "README.md": readme, **files}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    changed = [path for path, text in outputs().items() if not path.exists() or path.read_text() != text]
+    if check and changed:
+        sys.exit(f"stale: {', '.join(str(p.relative_to(ROOT)) for p in changed)}; run python -m benchmarks.tables")
+    if not check:
+        GENERATED.mkdir(parents=True, exist_ok=True)
+        for path, text in outputs().items():
+            path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

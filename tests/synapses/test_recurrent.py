@@ -1,0 +1,105 @@
+"""The recurrent layer against an explicit loop."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import spikecredit as sc
+from spikecredit.neurons.lif import LIFParameters, LIFState, lif_step
+
+
+def loop(layer, x, carry):
+    """I[t] = W x[t] + b + V s[t-1], one step at a time; `carry(x, weight, feedback)` is the matrix product."""
+    neuron = layer.neuron
+    p = LIFParameters(neuron.decay(), neuron.threshold, surrogate=neuron.surrogate)
+    size = layer.input.out_features
+    s = x.new_zeros(x.shape[1], size)
+    state = LIFState(x.new_zeros(x.shape[1], size))
+    out = []
+    for x_t in x:
+        current = carry(x_t, layer.input) + layer.input.bias + carry(s, layer.recurrent)
+        s, state = lif_step(current, state, p)
+        out.append(s)
+    return torch.stack(out)
+
+
+def true(x, synapse):
+    return F.linear(x, synapse.weight)
+
+
+def carried(x, synapse):
+    """The value of x W^T whose error returns through B."""
+    feedback = F.linear(x, synapse.pathway.feedback(synapse))
+    return F.linear(x.detach(), synapse.weight) + feedback - feedback.detach()
+
+
+def make(pathway=None, seed=0):
+    torch.manual_seed(seed)
+    layer = sc.RecurrentLinear(6, 20, sc.LIF(tau=8.0, surrogate=sc.FastSigmoid(5.0)), pathway=pathway).double()
+    with torch.no_grad():
+        layer.recurrent.weight.mul_(3)
+    return layer, 2 * torch.rand(15, 4, 6, dtype=torch.float64)
+
+
+def gradients(layer, out):
+    target = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    return torch.autograd.grad((out * target).sum(), list(layer.parameters()))
+
+
+@pytest.mark.parametrize("pathway", [None, sc.FeedbackAlignment(), sc.SignSymmetry()], ids=repr)
+def test_equals_the_loop(pathway):
+    layer, x = make(pathway)
+    out, wanted = layer(x), loop(layer, x, true if pathway is None else carried)
+    assert 0.02 < float(out.detach().mean()) < 0.5
+    assert torch.equal(out, wanted)
+    for f, w in zip(gradients(layer, out), gradients(layer, wanted), strict=True):
+        torch.testing.assert_close(f, w, rtol=1e-10, atol=1e-12)
+    if pathway is not None:
+        shortcut = gradients(layer, loop(layer, x, true))
+        assert not torch.allclose(gradients(layer, layer(x))[2], shortcut[2], rtol=1e-2)
+
+
+def test_tied_feedback_is_bptt():
+    layer, x = make(sc.FeedbackAlignment())
+    with torch.no_grad():
+        for synapse in (layer.input, layer.recurrent):
+            synapse.feedback_weight.copy_(synapse.weight)
+    for f, w in zip(gradients(layer, layer(x)), gradients(layer, loop(layer, x, true)), strict=True):
+        assert float((f - w).abs().max() / w.abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("cut", [1, 7, 14])
+def test_streaming_equals_the_whole_sequence(cut):
+    layer, x = make()
+    head, state = layer.stream(x[:cut])
+    tail, _ = layer.stream(x[cut:], state)
+    assert torch.equal(torch.cat([head, tail]), layer(x))
+    assert not torch.equal(layer.stream(x[cut:])[0], tail)  # the state matters
+
+
+def test_one_draw_of_feedback_serves_a_whole_sequence():
+    layer, x = make(sc.SignSymmetry("batch"))
+    layer(x)
+    assert layer.recurrent.noise.count == 1
+
+
+@pytest.mark.parametrize("pathway", [None, sc.FeedbackAlignment()], ids=repr)
+def test_learns(pathway):
+    torch.manual_seed(0)
+    net = sc.Network(
+        sc.RecurrentLinear(10, 40, sc.LIF(tau=10.0)),
+        sc.Linear(40, 4),
+        sc.LeakyReadout(tau=10.0),
+        pathway=pathway,
+        seed=0,
+    )
+    x, y = (torch.rand(12, 16, 10) < 0.3).float() * 2, torch.arange(16) % 4
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    losses = []
+    for _ in range(40):
+        loss = F.cross_entropy(net(x).mean(0), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
