@@ -118,8 +118,8 @@ def bind_all(
         counts[kind] += 1
         if index == final and isinstance(layer, Synapse):
             source = layer.bind(source, name, wiring, target)
-        elif hasattr(layer, "bind"):
-            source = layer.bind(source, name, wiring)
+        elif (bind := getattr(layer, "bind", None)) is not None:
+            source = bind(source, name, wiring)
     return source
 
 
@@ -148,8 +148,8 @@ def stream_layers(
     if len(states) != len(layers):
         raise ValueError(f"the state has {len(states)} entries for {len(layers)} layers; pass what stream() returned")
     for index, layer in enumerate(layers):
-        if hasattr(layer, "stream"):
-            x, states[index] = layer.stream(x, states[index])
+        if (stream := getattr(layer, "stream", None)) is not None:
+            x, states[index] = stream(x, states[index])
         else:
             x = run_layer(layer, x)
     return x, states

@@ -70,12 +70,12 @@ def accuracy_points(conditions: Mapping[str, tuple[Sequence[float], Sequence[flo
             percent = [100 * v for v in values if math.isfinite(v)]
             heights = row - 0.14 + 0.05 * (np.arange(len(percent)) % 3 - 1)  # equal values stay visible
             ax.plot(percent, heights, marker, color=colour, markersize=6, alpha=0.8)
-            ax.plot([100 * low, 100 * high], [row + 0.2] * 2, color=INK, linewidth=1.6)
-            ax.plot([100 * mean] * math.isfinite(low), [row + 0.2] * math.isfinite(low), "D", color=INK, markersize=4.5)
+            if math.isfinite(low):  # one seed is not drawn twice
+                ax.plot([100 * low, 100 * high], [row + 0.2] * 2, color=INK, linewidth=1.6)
+                ax.plot([100 * mean], [row + 0.2], "D", color=INK, markersize=4.5)
             ticks.append(f"{label} (n = {len(percent)})")
         ax.set_yticks(range(len(ticks)), ticks)
-        ax.set_ylim(len(ticks) - 0.5, -0.5)
-        ax.set_xlabel("test accuracy (%)")
+        ax.set(ylim=(len(ticks) - 0.5, -0.5), xlabel="test accuracy (%)")
         ax.grid(axis="y", visible=False)
         ax.set_xlim(max(ax.get_xlim()[0], -1), min(ax.get_xlim()[1], 101))  # an interval may leave what is possible
     return figure
@@ -224,8 +224,8 @@ def _layer_names(epochs: Sequence[Epoch], group: str) -> list[str]:
 
 def _looks(conditions: Mapping[str, Any]) -> Iterator[tuple[str, Look, Any]]:
     for i, (label, value) in enumerate(conditions.items()):
-        lap, colour = divmod(i, len(CONDITIONS))
-        yield _short(label), (CONDITIONS[colour], LINES[lap % len(LINES)], MARKERS[i % len(MARKERS)]), value
+        lap, place = divmod(i, len(CONDITIONS))
+        yield _short(label), (CONDITIONS[place], LINES[lap % len(LINES)], MARKERS[i % len(MARKERS)]), value
 
 
 def _short(name: str) -> str:
@@ -262,8 +262,7 @@ def _by_layer(epochs: Sequence[Epoch], group: str, panels: Sequence[tuple[str, s
 
 
 def _finish(ax: "Axes", title: str) -> None:
-    ax.set_title(title)
-    ax.set_xlabel("epoch (0 = before training)")
+    ax.set(title=title, xlabel="epoch (0 = before training)")
     _integers(ax)
     if not any(np.isfinite(np.asarray(line.get_ydata(), dtype=float)).any() for line in ax.get_lines()):
         ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", va="center", color=FAINT)
@@ -279,8 +278,7 @@ def _degrees(ax: "Axes") -> None:
     """From 0 to 90 degrees, or as far beyond as the lines go; at 90 an error tells nothing of the true one."""
     ys = np.concatenate([[90.0], *(np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines())])
     top = min(180, 30 * math.ceil(np.nanmax(ys) / 30 - 0.1))
-    ax.set_yticks(range(0, top + 1, 30))
-    ax.set_ylim(-0.04 * top, 1.06 * top)
+    ax.set(yticks=range(0, top + 1, 30), ylim=(-0.04 * top, 1.06 * top))
     ax.axhline(90, color=FAINT, linestyle=":", linewidth=1.2)
 
 
@@ -304,8 +302,7 @@ def _spikes(ax: "Axes", spikes: np.ndarray, name: str, colour: Any) -> None:
     ax.plot(np.repeat(t, 3), y.ravel(), color=colour, linewidth=width, solid_capstyle="butt")
     which = "" if len(shown) == n else f", {len(shown)} shown, evenly spaced"
     ax.set_title(f"{_short(name)}: {n} neurons{which}; {spikes.sum(0).mean():.2f} spikes per neuron")
-    ax.set_ylabel("neuron")
-    ax.set_ylim(-1, len(shown))
+    ax.set(ylabel="neuron", ylim=(-1, len(shown)))
     ticks = np.unique(np.linspace(0, len(shown) - 1, min(3, len(shown))).round().astype(int))
     ax.set_yticks(ticks, [str(shown[tick]) for tick in ticks])
     ax.grid(visible=False)
@@ -315,8 +312,8 @@ def _potentials(ax: "Axes", values: np.ndarray, name: str, colour: Any) -> None:
     best = int(values.mean(0).argmax())
     ax.plot(values, color="#9a9a9a", linewidth=0.9)
     ax.plot(values[:, best], color=colour, linewidth=1.8)
-    ax.set_title(f"{_short(name)}: potentials of {values.shape[1]} units; unit {best}, thick, has the highest mean")
-    ax.set_ylabel("potential")
+    title = f"{_short(name)}: potentials of {values.shape[1]} units; unit {best}, thick, has the highest mean"
+    ax.set(title=title, ylabel="potential")
 
 
 def _image(ax: "Axes", sample: np.ndarray) -> None:
@@ -341,7 +338,7 @@ def _histogram(ax: "Axes", name: str, weight: np.ndarray, signs: Any) -> dict[st
         groups += [("from inhibitory units", INHIBITORY, finite & (sign < 0))]
         facts.append(f"{int((weight * sign < 0).sum())} of the wrong sign")
     facts += [] if finite.all() else [f"{int((~finite).sum())} not finite"]
-    handles = {}
+    handles: dict[str, Any] = {}
     for label, colour, chosen in groups:
         share = 100 * np.histogram(weight[chosen & (weight != 0)], edges)[0] / max(1, weight.size)
         handles[label] = ax.stairs(share, edges, fill=True, color=colour, alpha=0.8)

@@ -21,9 +21,12 @@ class Population:
 class ConstrainedLayer(Protocol):
     """What a constraint needs of a layer: a weight and, where it applies, signs that broadcast against it."""
 
-    weight: Tensor
-    presynaptic_sign: Tensor | None
-    postsynaptic_sign: Tensor | None
+    @property
+    def weight(self) -> Tensor: ...
+    @property
+    def presynaptic_sign(self) -> Tensor | None: ...
+    @property
+    def postsynaptic_sign(self) -> Tensor | None: ...
 
 
 class Constraint(ABC):

@@ -27,7 +27,7 @@ class ConstraintWarning(UserWarning):
 class Constrained(nn.Module):
     """A layer whose `weight` may be under a constraint."""
 
-    weight: nn.Parameter
+    weight: Tensor
     presynaptic_sign: Tensor | None
     postsynaptic_sign: Tensor | None
 

@@ -45,7 +45,7 @@ class _Leaky(torch.autograd.Function):
         u, u0 = ctx.saved_tensors if ctx.learns else (None, None)
         for t in range(grad.shape[0] - 1, -1, -1):
             torch.add(grad[t], carry, out=g[t])
-            if g_beta is not None:
+            if g_beta is not None and u is not None and u0 is not None:
                 g_beta.addcmul_(g[t], u[t - 1] if t else u0)
             carry = g[t] * beta
         return g, carry, None, None if g_beta is None else _reduce(g_beta, beta)
@@ -64,8 +64,7 @@ class _LIF(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         u = torch.empty_like(x)
         s = torch.empty_like(x)
-        refractory = wait is not None
-        held = torch.empty_like(x, dtype=torch.bool) if refractory else None
+        held = torch.empty_like(x, dtype=torch.bool) if wait is not None else None
         previous = u0
         r = (u0 > p.threshold).to(x.dtype)
         for t, (x_t, u_t, s_t) in enumerate(zip(x, u, s, strict=True)):
@@ -76,12 +75,12 @@ class _LIF(torch.autograd.Function):
             u_t.add_(x_t)
             if p.reset == "subtract":
                 u_t.sub_(r, alpha=p.threshold)
-            if refractory:
+            if wait is not None and held is not None:
                 torch.gt(wait, 0, out=held[t])
                 torch.where(held[t], previous, u_t, out=u_t)
             torch.gt(u_t, p.threshold, out=s_t)
             r = s_t  # r[t+1] = H(u[t] - theta), which a held neuron keeps until its reset
-            if refractory:
+            if wait is not None and held is not None:
                 r = s_t.clone()
                 s_t.masked_fill_(held[t], 0)
                 wait = torch.where(s_t > 0, p.refractory - 1, (wait - 1).clamp_(min=0)).to(wait.dtype)
@@ -170,8 +169,7 @@ class _ALIF(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         u, s = torch.empty_like(x), torch.empty_like(x)
         a = torch.empty_like(x)  # a[t], the adaptation with which step t compares
-        refractory = wait is not None
-        held = torch.empty_like(x, dtype=torch.bool) if refractory else None
+        held = torch.empty_like(x, dtype=torch.bool) if wait is not None else None
         r_all = torch.empty_like(x)  # r[t], the reset that step t applies
         previous, r, adaptation = u0, s0, a0
         for t in range(x.shape[0]):
@@ -185,11 +183,11 @@ class _ALIF(torch.autograd.Function):
             u_t.add_(x[t])
             if p.reset == "subtract":
                 u_t.sub_(r, alpha=p.threshold)
-            if refractory:
+            if wait is not None and held is not None:
                 torch.gt(wait, 0, out=held[t])
                 torch.where(held[t], previous, u_t, out=u_t)
             torch.gt(u_t, adaptation * p.adaptation + p.threshold, out=s_t)
-            if refractory:
+            if wait is not None and held is not None:
                 s_t.masked_fill_(held[t], 0)
                 r = torch.where(held[t], r, s_t)  # a pending reset waits until the neuron is free
                 wait = torch.where(s_t > 0, p.refractory - 1, (wait - 1).clamp_(min=0)).to(wait.dtype)
