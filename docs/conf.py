@@ -18,6 +18,9 @@ exclude_patterns = ["_build", "generated"]  # docs/generated is put into reprodu
 
 html_theme = "furo"
 html_title = "spikecredit"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_copyright = False
 html_copy_source = False
 html_show_sourcelink = False
 pygments_style = "friendly"
@@ -32,8 +35,8 @@ default_role = "literal"
 
 GENERATED = Path(__file__).with_name("generated")
 _MARK = re.compile(r"^<!-- generated: ([\w.-]+) -->$", re.MULTILINE)
-_SECTION = re.compile(r"(Args|Returns|Raises|Attributes|Note|Shapes|Shape|Errors)( of [\w -]+)?:\s*$")
-_REMARK = re.compile(r"(Source[\w -]*|Note|Errors|Shapes): (?=\S)")
+_SECTION = re.compile(r"(Args|Returns|Raises|Attributes|Note):\s*$")  # napoleon makes these
+_REMARK = re.compile(r"(Source[\w -]*|Shapes|Errors):(?=\s|$)")  # ours: a paragraph under a bold word
 
 
 def put_in_generated(app, docname, source):
@@ -47,41 +50,54 @@ def put_in_generated(app, docname, source):
     source[0] = _MARK.sub(found, source[0])
 
 
-def plain_text_to_rst(app, what, name, obj, options, lines):
+def plain_text_to_rest(app, what, name, obj, options, lines):
     """Our docstrings are plain text: `*N`, `|v|` and `W_+` are not markup. Runs before napoleon."""
-    result = []
-    for line in lines:
-        parts = re.split(r"(`[^`]*`)", line)
-        for index, part in enumerate(parts):
-            if index % 2:
-                parts[index] = f"`{part}`"  # code, as in Markdown
-            else:
-                parts[index] = re.sub(r"([*|\\])", r"\\\1", re.sub(r"_(?!\w)", r"\\_", part))
-        line = "".join(parts)
-        remark = _REMARK.match(line)
-        if remark:  # a one-line section of ours: a paragraph of its own
-            result += ["", f"**{remark[1]}:** {line[remark.end() :]}"]
-        elif line.strip() in ("Shapes:", "Errors:"):
-            result += ["", f"**{line.strip()}**", ""]
+    parts = re.split(r"`([^`]*)`", "\n".join(lines))
+    for index, part in enumerate(parts):
+        if index % 2:
+            parts[index] = "``" + re.sub(r"\s*\n\s*", " ", part) + "``"  # code, as in Markdown
         else:
-            if _SECTION.match(line) and result and result[-1].strip():
-                result.append("")
-            result.append(line)
-    lines[:] = _dedent_continuations(result)
+            parts[index] = re.sub(r"([*|\\])", r"\\\1", re.sub(r"_(?!\w)", r"\\_", part))
+    result, inside = [], False  # inside a section that napoleon reads
+    for block in _blocks("".join(parts).split("\n")):
+        inside = bool(_SECTION.match(block[0])) or (inside and block[0].startswith(" "))
+        others = [line.strip() for line in block if line.strip().startswith("The others as in ")]  # no parameter's name
+        block = [line for line in block if line.strip() not in others]
+        result += [*(block if inside else _paragraph(block)), "", *others, ""]
+    lines[:] = result
 
 
-def _dedent_continuations(lines):
-    """What follows a one-line remark or a bold heading is indented in the source; reST would make a quotation of it."""
-    result, inside = [], False
-    for line in lines:
-        if line.startswith("**"):
-            inside = True
-        elif line and not line.startswith(" "):
-            inside = False
-        result.append(line.lstrip() if inside else line)
-    return result
+def _blocks(lines):
+    """Parts of a docstring: cut at blank lines and before sections and remarks."""
+    block = []
+    for line in [*lines, ""]:
+        if block and (not line.strip() or _SECTION.match(line) or _REMARK.match(line)):
+            yield block
+            block = []
+        if line.strip():
+            block.append(line)
+
+
+def _paragraph(block):
+    """Plain paragraphs as they are; equations line by line; hanging items as a list; remarks with a bold word."""
+    remark = _REMARK.match(block[0])
+    if remark:
+        return [" ".join([f"**{remark[0]}**", block[0][remark.end() :].strip(), *(line.strip() for line in block[1:])])]
+    indent = len(block[0]) - len(block[0].lstrip())
+    if any(len(line) - len(line.lstrip()) > indent for line in block[1:]):
+        items = []
+        for line in block:
+            if len(line) - len(line.lstrip()) > indent:
+                items[-1] += " " + line.strip()
+            else:
+                items.append(f"* {line.strip()}")
+        return items
+    if len(block) > 1 and sum(" = " in line for line in block) > len(block) / 2:
+        return [f"| {re.sub(r'   +', chr(0x2003), line.strip())}" for line in block]
+    return block
 
 
 def setup(app):
+    """Sphinx calls this."""
     app.connect("source-read", put_in_generated)
-    app.connect("autodoc-process-docstring", plain_text_to_rst, priority=100)
+    app.connect("autodoc-process-docstring", plain_text_to_rest, priority=100)

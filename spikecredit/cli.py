@@ -222,6 +222,8 @@ def demo(seeds: int, folder: str, device: str) -> None:
         dale = "constraint=" in "".join(changes)
         rows.append(demo_row(label, results, angles, dale))
         click.echo(ROW.format(*rows[-1].values()))
+    summary = {"environment": env, "seeds": seeds, "rows": rows, "results": [record.result for record in records]}
+    (out / "results.json").write_text(json.dumps(finite_or_none(summary), indent=1) + "\n")
     report = report_line(out / "report.html", "spikecredit demo", records, rows, DEMO_INTRO)
     click.echo(f"\n{HOW_TO_READ}\n{report}")
 

@@ -98,11 +98,10 @@ def raster(layers: Mapping[str, Any], sample: Any = None, depth: int = 0) -> "Fi
             flat = np.asarray(values, dtype=float).reshape(len(values), -1)
             draw = _spikes if np.isin(flat, (0, 1)).all() else _potentials
             draw(ax, flat, name, colours[name])
-            ax.set_xlim(-0.5, len(flat) - 0.5)
-            _integers(ax)
             last = row == len(layers) - 1
-            ax.set_xlabel("time (steps)" if last else "")
+            ax.set(xlim=(-0.5, len(flat) - 0.5), xlabel="time (steps)" if last else "")
             ax.tick_params(labelbottom=last)
+            _integers(ax)
     return figure
 
 
@@ -346,4 +345,5 @@ def _histogram(ax: "Axes", name: str, weight: np.ndarray, signs: Any) -> dict[st
     ax.set_title(_short(name), pad=18)
     ax.text(0, 1.03, ", ".join(facts), transform=ax.transAxes, fontsize=8.5, color=FAINT)
     ax.set_xlabel("weight")
+    ax.locator_params(axis="x", nbins=5)  # more would touch one another
     return handles

@@ -16,7 +16,7 @@ from spikecredit.analysis import plots
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MISSING = "–"  # noqa: RUF001  # the typographer's sign for no value; a 0 would be a measurement
+MISSING = "–"  # the typographer's sign for no value; a 0 would be a measurement
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def _cell(value: Any) -> tuple[str, bool]:
     if isinstance(value, Mapping):
         return ", ".join(f"{k}: {_cell(v)[0]}" for k, v in value.items()), False
     text = str(value)
-    return text, text[:1].isdigit() or text[:1] in "-−+±"  # noqa: RUF001  # numbers formatted by the caller
+    return text, text[:1].isdigit() or text[:1] in "-−+±"  # numbers formatted by the caller
 
 
 def _table(rows: Table) -> str:

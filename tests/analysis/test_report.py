@@ -168,19 +168,19 @@ def test_missing_values_are_dashes_and_gaps(tmp_path):
     gone = dict.fromkeys(("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"))
     run = replace(run, epochs=[e | gone | {"layers": {}, "activity": {}} for e in run.epochs])
     text, page = build(tmp_path, [run])
-    assert page.text["td"] == ["backprop", *["–"] * 7]  # noqa: RUF001
+    assert page.text["td"] == ["backprop", *["–"] * 7]
     assert text.count(">not measured<") == 2 + 2 + 3
     assert len(figures(text)) == 3 and "Notes" not in text
     half = [record("a", 0), replace(record("a", 1), result={"test_accuracy": math.nan, "test_loss": None})]
     _, page = build(tmp_path / "half", half)
-    assert page.text["td"] == ["a", "1 of 2", "90.00", "–", "–", "3, –", "–", "–", "–", "–"]  # noqa: RUF001
+    assert page.text["td"] == ["a", "1 of 2", "90.00", "–", "–", "3, –", "–", "–", "–", "–"]
 
 
 def test_a_given_table_is_shown_as_given(tmp_path):
     rows = [{"rule": "backprop", "angle": 0, "acc": 0.98765}, {"rule": "fa", "acc": math.nan, "kept": True}]
     _, page = build(tmp_path, [record()], table=rows)
     assert page.text["th"] == ["rule", "angle", "acc", "kept"]
-    assert page.text["td"] == ["backprop", "0", "0.9877", "–", "fa", "–", "–", "yes"]  # noqa: RUF001
+    assert page.text["td"] == ["backprop", "0", "0.9877", "–", "fa", "–", "–", "yes"]
 
 
 def test_no_runs_is_an_error(tmp_path):

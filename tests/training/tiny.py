@@ -2,8 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -101,12 +100,3 @@ def stopping_at(step: int) -> Callable[..., None]:
             raise Stop
 
     return progress
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The tensors here are tiny: where cores are shared, threads that wait for each other make it 10 times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

@@ -1,0 +1,678 @@
+"""The loop: resumed bit for bit from every step, stopped by signals, NaN and patience, honest with the test split."""
+
+import math
+import os
+import random
+import signal
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from spikecredit.analysis.activity import ActivityWarning
+from spikecredit.data import ImageData, Split
+from spikecredit.losses import MeanPotential
+from spikecredit.training import checkpoint, loop
+from spikecredit.training.loop import Diverged, Interrupted, Trainer, scalars
+from spikecredit.training.run import Run
+from spikecredit.training.schema import Schema
+
+STEPS = 8  # of a tiny run: 28 images in batches of 8, the last one smaller, twice
+
+
+def seed_everything(seed: int) -> None:
+    torch.manual_seed(seed)
+    numpy.random.seed(seed)
+    random.seed(seed)
+
+
+def assert_same_run(first: Run, second: Run) -> None:
+    """Metrics, and every tensor and number of the last and the best checkpoint, but for times."""
+    assert tiny.metrics(first.folder) == tiny.metrics(second.folder)
+    for kind in ("last", "best"):
+        a, b = (checkpoint.latest(run.checkpoints, kind) for run in (first, second))
+        assert tiny.untimed(a.state) == tiny.untimed(b.state)
+        assert a.step == b.step and a.tensors.keys() == b.tensors.keys() == {"model", "optimizer", "rng", "sums"}
+        for group in a.tensors:
+            tiny.assert_same_weights(a.tensors[group], b.tensors[group])
+
+
+def life(run: Run, overrides: tuple[str, ...], restore: bool, **options: Any) -> Trainer:
+    """One process's life of a run: a fresh trainer, after somebody used every global generator."""
+    if restore:
+        seed_everything(random.randrange(1000))
+    trainer = tiny.trainer(*overrides, run=run, **options)
+    if restore:
+        trainer.restore()
+    return trainer
+
+
+def uninterrupted(folder: Path, overrides: tuple[str, ...]) -> tuple[Run, Trainer]:
+    seed_everything(0)
+    run = tiny.new_run(folder, *overrides)
+    trainer = life(run, overrides, restore=False)
+    trainer.fit()
+    return run, trainer
+
+
+# ---- exact resume ----------------------------------------------------------------------------------------------------
+
+RESUMED: dict[str, tuple[str, ...]] = {
+    "backprop, Adam": (),
+    "random encoder": ("encoder={kind: rate, steps: 4}", "normalise=false"),
+    "redrawn feedback, dropout, AdamW": (
+        "pathway={kind: sign_symmetry, magnitude: batch}", "network.dropout=0.3", "network.hidden=[12, 8]",
+        "training.optimizer={kind: adamw, lr: 0.01}",
+    ),
+    "feedback alignment, projected Dale, momentum": (
+        "pathway=feedback_alignment", "constraint=dale", "training.schedule={kind: cosine, warmup: 1.0}",
+        "training.optimizer={kind: sgd, lr: 0.1, nesterov: true}", "training.clip_norm=0.5",
+    ),
+    "fixed signs, reparametrised Dale, bf16": (
+        "pathway={kind: sign_symmetry, magnitude: fixed}", "network.hidden=[12, 8]", "training.precision=bf16",
+        "constraint={kind: dale, mode: reparametrize, magnitude: softplus}", "training.patience=1",
+    ),
+    "convolutions, batch norm, augmentation, learned tau": (
+        "network={kind: lenet, channels: [3, 4], kernel: 3, hidden: [8], norm: true, dropout: 0.2}",
+        "augment=[{kind: pad_crop, padding: 1}, flip]", "neuron.learn_tau=true", "pathway={kind: sign_symmetry, magnitude: batch}",
+    ),
+    "recurrent": ("network.recurrent=true", "loss=per_step", "training.schedule={kind: step, milestones: [1]}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.filterwarnings("ignore::spikecredit.analysis.activity.ActivityWarning")
+def test_resumed_from_every_step_it_is_the_same_run(name: str, tmp_path: Path) -> None:
+    overrides = (*RESUMED[name], "training.checkpoint_every=1")
+    reference, done = uninterrupted(tmp_path / "reference", overrides)
+    seed_everything(0)
+    run = tiny.new_run(tmp_path / "run", *overrides)
+    lives = 0
+    while True:  # each life takes two steps and saves the first: every step is a place to resume from
+        trainer = life(run, overrides, restore=lives > 0, progress=tiny.stopping_at(2))
+        assert trainer.step == lives
+        lives += 1
+        try:
+            result = trainer.fit()
+        except tiny.Stop:
+            continue
+        break
+    assert lives == done.step  # patience may have ended it
+    assert tiny.untimed(result) == tiny.untimed(done.result)
+    tiny.assert_same_weights(tiny.weights(trainer), tiny.weights(done))
+    tiny.assert_same_optimizer(trainer.optimizer, done.optimizer)
+    assert_same_run(reference, run)
+
+
+@pytest.mark.parametrize("stop", range(1, STEPS + 1))
+def test_killed_at_any_step_it_goes_on_from_the_checkpoint_before(stop: int, tmp_path: Path) -> None:
+    overrides = ("training.checkpoint_every=3",)
+    reference, _ = uninterrupted(tmp_path / "reference", overrides)
+    seed_everything(0)
+    run = tiny.new_run(tmp_path / "run", *overrides)
+    with pytest.raises(tiny.Stop):
+        life(run, overrides, restore=False, progress=tiny.stopping_at(stop)).fit()
+    trainer = life(run, overrides, restore=True)
+    # Saved at 3 and 6 by number, and at 4 by the end of the epoch; step `stop` itself was not reached by any save.
+    assert trainer.step == max(saved for saved in (0, 3, 4, 6) if saved < stop)
+    trainer.fit()
+    assert_same_run(reference, run)
+
+
+@pytest.mark.parametrize("forgotten", ["optimizer", "weights", "sums", "noise"])
+def test_the_resume_test_can_fail(forgotten: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = (*RESUMED["redrawn feedback, dropout, AdamW"], "training.checkpoint_every=1")
+    reference, _ = uninterrupted(tmp_path / "reference", overrides)
+    seed_everything(0)
+    run = tiny.new_run(tmp_path / "run", *overrides)
+    with pytest.raises(tiny.Stop):
+        life(run, overrides, restore=False, progress=tiny.stopping_at(3)).fit()
+    trainer = tiny.trainer(*overrides, run=run)
+    if forgotten == "optimizer":
+        monkeypatch.setattr(checkpoint, "unpack_optimizer", lambda *_: None)
+    trainer.restore()
+    if forgotten == "weights":
+        trainer.net.load_state_dict(tiny.trainer(*overrides).net.state_dict())
+    if forgotten == "sums":
+        trainer.sums.zero_()
+    if forgotten == "noise":
+        next(m for m in trainer.net.modules() if hasattr(m, "count")).count = 0
+    trainer.fit()
+    with pytest.raises(AssertionError):
+        assert_same_run(reference, run)
+
+
+def test_killed_before_its_first_checkpoint_it_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, _ = uninterrupted(tmp_path / "reference", ())
+    seed_everything(0)
+    run = tiny.new_run(tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(tiny.Stop):  # the first line is written, the checkpoint is not
+        patch.setattr(checkpoint, "save", crash)
+        life(run, (), restore=False).fit()
+    assert len(run.metrics()) == 1
+    trainer = tiny.trainer(run=run)
+    trainer.restore()
+    assert trainer.step == 0 and not run.metrics()
+    seed_everything(0)
+    trainer.fit()
+    assert_same_run(reference, run)
+
+
+def crash(*_: Any, **__: Any) -> None:
+    raise tiny.Stop
+
+
+def test_lost_checkpoints_are_an_error_and_cut_no_metrics(tmp_path: Path) -> None:
+    run, _ = uninterrupted(tmp_path / "run", ())
+    before = run.metrics()
+    run.checkpoints.rename(tmp_path / "elsewhere")
+    with pytest.raises(checkpoint.CheckpointError, match="no such folder"):
+        tiny.trainer(run=run).restore()
+    assert run.metrics() == before
+
+
+def test_killed_between_its_two_saves_the_best_is_not_that_of_another_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 7):  # two saves at each of three ends of an epoch, if each is the best so far
+        run = tiny.new_run(tmp_path / str(number))
+        trainer = tiny.trainer(run=run)
+        monkeypatch.setattr(trainer, "evaluate", rising(trainer))
+        real, count = checkpoint.save, [0]
+
+        def save(*args: Any, real: Any = real, count: list[int] = count, number: int = number, **keys: Any) -> Any:
+            count[0] += 1
+            if count[0] == number:
+                raise tiny.Stop
+            return real(*args, **keys)
+
+        with monkeypatch.context() as patch, pytest.raises(tiny.Stop):
+            patch.setattr(checkpoint, "save", save)
+            trainer.fit()
+        again = tiny.trainer(run=run)
+        monkeypatch.setattr(again, "evaluate", rising(again))
+        again.restore()
+        result = again.fit()
+        assert result["selected_epoch"] == 2
+        best = checkpoint.latest(run.checkpoints, "best")
+        assert best.step == STEPS and best.state["epoch"] == 2
+
+
+def rising(trainer: Trainer) -> Callable[[Split, str], tuple[float, float]]:
+    return lambda split, name: (0.0, trainer.epoch / 10)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    run, _ = uninterrupted(tmp_path / "run", ())
+    with pytest.raises(checkpoint.CheckpointError, match="written under another configuration"):
+        tiny.trainer("training.epochs=3", run=run).restore()
+
+
+def test_time_goes_on_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+
+    def tick(*_: Any) -> None:
+        clock[0] += 1.0
+        if clock[0] == 3.0:
+            raise tiny.Stop
+
+    run = tiny.new_run(tmp_path / "run", "training.checkpoint_every=1")
+    with pytest.raises(tiny.Stop):
+        tiny.trainer("training.checkpoint_every=1", run=run, progress=tick).fit()
+    clock[0] = 1000.0  # another process's clock
+    trainer = tiny.trainer("training.checkpoint_every=1", run=run, progress=tick)
+    trainer.restore()
+    result = trainer.fit()
+    # The save after a step holds the time at the end of that step, one tick before: each resume forgets that tick.
+    assert [line["seconds"] for line in run.metrics()[:-1]] == [0.0, 3.0, 4.0]
+    assert result["seconds"] == 7.0 and result["samples_per_second"] == 2 * 28 / 7.0
+
+
+# ---- signals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [1, 3, 4, 8])  # 4 and 8 end an epoch
+def test_a_signal_saves_and_stops_and_the_run_goes_on_equal(number: signal.Signals, stop: int, tmp_path: Path) -> None:
+    reference, _ = uninterrupted(tmp_path / "reference", ())
+    seed_everything(0)
+    run = tiny.new_run(tmp_path / "run")
+    before, steps = signal.getsignal(number), [0]
+
+    def send(*_: Any) -> None:
+        steps[0] += 1
+        if steps[0] == stop:
+            os.kill(os.getpid(), number)
+            assert signal.getsignal(number) == before  # a second signal has its usual effect
+
+    with pytest.raises(Interrupted, match=f"{number.name}; a checkpoint is written") as caught:
+        life(run, (), restore=False, progress=send).fit()
+    assert caught.value.signum == number and signal.getsignal(number) == before
+    assert checkpoint.latest(run.checkpoints, "last").step == stop
+    life(run, (), restore=True).fit()
+    assert_same_run(reference, run)
+
+
+def test_a_signal_during_an_epochs_end_lets_it_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny.new_run(tmp_path / "run")
+    trainer = tiny.trainer(run=run)
+    real = trainer.measure
+
+    def measure() -> dict[str, Any]:
+        if trainer.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real()
+
+    monkeypatch.setattr(trainer, "measure", measure)
+    with pytest.raises(Interrupted):
+        trainer.fit()
+    assert [line["epoch"] for line in run.metrics()] == [0, 1]
+    assert checkpoint.latest(run.checkpoints, "last").state["epoch"] == 1
+
+
+# ---- NaN and infinity ------------------------------------------------------------------------------------------------
+
+
+def after(step: int, act: Callable[[], None]) -> Callable[..., None]:
+    """A progress callback that acts once, after a step."""
+    count = [0]
+
+    def progress(*_: Any) -> None:
+        count[0] += 1
+        if count[0] == step:
+            act()
+
+    return progress
+
+
+def break_weight(trainer: Trainer, value: float) -> Callable[[], None]:
+    def act() -> None:
+        with torch.no_grad():
+            trainer.net.layers[1].weight[0] = value
+
+    return act
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_broken_weight_stops_the_run_and_leaves_the_last_checkpoint(value: float, tmp_path: Path) -> None:
+    run = tiny.new_run(tmp_path / "run", "training.checkpoint_every=1")
+    trainer = tiny.trainer("training.checkpoint_every=1", run=run)
+    trainer.progress = after(3, break_weight(trainer, value))
+    with pytest.raises(Diverged, match=r"NaN or infinity in layers\.1\.weight.*optimizer\.lr=0\.002.*untouched"):
+        trainer.fit()  # the save after the same step refuses
+    saved = checkpoint.latest(run.checkpoints, "last")
+    assert saved.step == 2 and all(t.isfinite().all() for t in saved.tensors["model"].values())
+    again = tiny.trainer("training.checkpoint_every=1", run=run)
+    again.restore()
+    again.fit()
+
+
+def test_a_nan_that_spikes_hide_is_found() -> None:
+    overrides = ("neuron.surrogate=straight_through",)
+    trainer = tiny.trainer(*overrides)
+    break_weight(trainer, math.nan)()
+    trainer.epoch = 0
+    images, labels, _ = next(trainer.batches.epoch(0))
+    x = trainer.encode(images, "train", 0)
+    loss = trainer.experiment.loss(trainer.net(x), labels)
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in trainer.net.parameters() if p.grad is not None])
+    assert loss.isfinite() and norm.isfinite()  # hidden indeed: NaN > threshold is no spike, and |NaN| < width is false
+    trainer = tiny.trainer(*overrides)
+    trainer.progress = after(2, break_weight(trainer, math.nan))
+    with pytest.raises(Diverged, match=r"step 2 \(epoch 1\): loss \d.*weight norm nan; first in layers\.1\. Try"):
+        trainer.fit()
+
+
+def test_a_learning_rate_without_measure_diverges() -> None:
+    with pytest.raises(Diverged, match=r"step 1 .*weight norm inf; first in layers.*optimizer\.lr=1e\+29"):
+        tiny.trainer("training.optimizer.lr=1e30").fit()
+
+
+def test_a_broken_gradient_and_a_broken_loss_are_named() -> None:
+    trainer = tiny.trainer()
+    trainer.net.layers[3].weight.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(Diverged, match=r"gradient norm nan.*first in the gradient of layers\.3\.weight"):
+        trainer.fit()
+
+    @dataclass(frozen=True)
+    class Broken(MeanPotential):
+        def __call__(self, out: Tensor, labels: Tensor) -> Tensor:
+            return super().__call__(out, labels) + math.inf
+
+    experiment = replace(tiny.configured().value, loss=Broken())
+    with pytest.raises(Diverged, match="loss inf, gradient norm .*first in the loss"):
+        Trainer(experiment, tiny.data(), log=lambda line: None).train_batch(*next(trainer.batches.epoch(0))[:2])
+
+
+def test_on_cuda_some_steps_are_looked_at_and_every_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = tiny.trainer()
+    looked = []
+    monkeypatch.setattr(trainer, "check_finite", lambda *_: looked.append(trainer.step))
+    monkeypatch.setattr(loop, "CHECK_EVERY", 3)
+    real, trainer.device = trainer.device, torch.device("cuda")
+    batches = list(trainer.batches.epoch(0))
+    monkeypatch.setattr(loop, "generator", lambda *names, device: torch.Generator())
+    monkeypatch.setattr(trainer, "forward", trainer.net)
+    for images, labels, _ in batches:
+        trainer.train_batch(images, labels)
+    trainer.device = real
+    assert looked == [0, 3]
+    break_weight(trainer, math.nan)()
+    with pytest.raises(Diverged, match="NaN or infinity in"):
+        trainer.save("last")
+
+
+# ---- silent and firing layers ----------------------------------------------------------------------------------------
+
+
+def test_a_silent_layer_is_warned_about_once_in_all_lives(tmp_path: Path) -> None:
+    overrides = ("neuron.threshold=1000000.0", "training.checkpoint_every=1")
+    run = tiny.new_run(tmp_path / "run", *overrides)
+    with pytest.warns(ActivityWarning, match=r"layer layers\.2 is silent") as caught, pytest.raises(tiny.Stop):
+        tiny.trainer(*overrides, run=run, progress=tiny.stopping_at(6)).fit()  # two epochs' ends
+    assert len(caught) == 1
+    trainer = tiny.trainer(*overrides, run=run)
+    trainer.restore()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = trainer.fit()
+    assert result["spikes_per_neuron"] == 0.0
+
+
+def test_a_layer_that_fires_at_every_step_is_warned_about_once() -> None:
+    trainer = tiny.trainer("neuron.reset=none")
+    with torch.no_grad():
+        trainer.net.layers[1].bias += 1000.0
+    with pytest.warns(ActivityWarning, match=r"layer layers\.2 fires at every step") as caught:
+        trainer.fit()
+    assert len(caught) == 1
+
+
+# ---- early stopping, selection, and the test split -------------------------------------------------------------------
+
+
+def scripted(trainer: Trainer, accuracies: list[float], names: list[str]) -> Callable[[Split, str], tuple[float, float]]:
+    def evaluate(split: Split, name: str) -> tuple[float, float]:
+        names.append(name)
+        return (1.0, accuracies[trainer.epoch]) if name == "validation" else (2.0, 0.5)
+
+    return evaluate
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize(
+    ("patience", "accuracies", "epochs", "selected"),
+    [
+        (None, [0.1, 0.5, 0.4, 0.5, 0.3], 4, 1),  # the first of equals
+        (1, [0.1, 0.5, 0.5, 0.9, 0.9], 2, 1),
+        (2, [0.1, 0.5, 0.4, 0.6, 0.5], 4, 3),  # a better one in time
+        (2, [0.3, 0.2, 0.1, 0.9, 0.9], 2, 0),  # the untrained network was best
+    ],
+)
+def test_patience_and_selection(
+    patience: int | None, accuracies: list[float], epochs: int, selected: int, kept: bool, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    overrides = ("training.epochs=4", f"training.patience={'null' if patience is None else patience}")
+    trainer = tiny.trainer(*overrides, run=tiny.new_run(tmp_path / "run", *overrides) if kept else None)
+    names: list[str] = []
+    at_end: list[dict[str, Tensor]] = []
+    monkeypatch.setattr(trainer, "evaluate", scripted(trainer, accuracies, names))
+    real = trainer.end_of_epoch
+
+    def end_of_epoch(*args: Any) -> None:
+        at_end.append(tiny.weights(trainer))
+        real(*args)
+
+    monkeypatch.setattr(trainer, "end_of_epoch", end_of_epoch)
+    result = trainer.fit()
+    assert (result["epochs"], result["selected_epoch"]) == (epochs, selected)
+    assert names == ["validation"] * (epochs + 1) + ["test"]  # once, and only at the end
+    tiny.assert_same_weights(tiny.weights(trainer), at_end[selected])
+    assert not torch.equal(at_end[0]["layers.1.weight"], at_end[-1]["layers.1.weight"])
+
+
+def without_validation() -> ImageData:
+    few = tiny.data()
+    return replace(few, validation=Split(few.validation.images[:0], few.validation.labels[:0]))
+
+
+def test_without_validation_the_last_epoch_is_taken_and_patience_refused(tmp_path: Path) -> None:
+    trainer = tiny.trainer(images=without_validation(), run=tiny.new_run(tmp_path / "run"))
+    result = trainer.fit()
+    assert result["selected_epoch"] == 2
+    assert all(line["validation_accuracy"] is None for line in trainer.history)
+    tiny.assert_same_weights(
+        tiny.weights(trainer), checkpoint.latest(tmp_path / "run" / "checkpoints", "last").tensors["model"]
+    )
+    with pytest.raises(ValueError, match=r"training\.patience=2 waits .*empty: write training\.patience=null"):
+        tiny.trainer("training.patience=2", images=without_validation())
+
+
+def test_the_result_is_that_of_the_test_split_by_hand() -> None:
+    trainer = tiny.trainer("network.dropout=0.5")
+    result = trainer.fit()
+    net = trainer.net.eval()
+    test = tiny.data().test
+    with torch.no_grad():
+        out = net(tiny.data().normalise(test.images).expand(4, *test.images.shape)).mean(0)
+    assert result["test_accuracy"] == float((out.argmax(1) == test.labels).double().mean())
+    assert result["test_loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(out, test.labels)), rel=1e-6)
+
+
+def test_evaluation_in_several_batches_is_evaluation_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = tiny.trainer()
+    whole = trainer.evaluate(tiny.data().test, "test")
+    monkeypatch.setattr(loop, "EVALUATION_BATCH", 3)
+    assert trainer.evaluate(tiny.data().test, "test") == pytest.approx(whole, rel=1e-6)
+
+
+def test_training_figures_are_means_over_the_epochs_images() -> None:
+    trainer = tiny.trainer("training.epochs=1", "training.optimizer.lr=1e-12")
+    expected = trainer.evaluate(tiny.data().train, "train")  # weights hardly move
+    trainer.fit()
+    assert trainer.history[1]["train_loss"] == pytest.approx(expected[0], rel=1e-5)
+    assert trainer.history[1]["train_accuracy"] == expected[1]
+
+
+# ---- what each option does -------------------------------------------------------------------------------------------
+
+
+def test_bf16_trains() -> None:
+    dtypes = []
+    trainer = tiny.trainer("training.precision=bf16", "training.epochs=6")
+    trainer.net.layers[1].register_forward_hook(lambda module, inputs, out: dtypes.append(out.dtype))
+    trainer.fit()
+    assert torch.bfloat16 in dtypes and all(p.dtype == torch.float32 for p in trainer.net.parameters())
+    assert trainer.history[-1]["train_loss"] < 0.8 * trainer.history[1]["train_loss"]
+
+
+def test_clip_norm_limits_the_norm_and_keeps_the_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[Tensor]] = {"null": [], "0.01": []}
+    for clip, gradients in seen.items():
+        trainer = tiny.trainer(f"training.clip_norm={clip}")
+        trainer.optimizer.register_step_pre_hook(
+            lambda *_, t=trainer, g=gradients: g.append(torch.cat([p.grad.flatten() for p in t.net.parameters()]))
+        )
+        trainer.fit()
+    assert all(float(g.norm()) <= 0.01 * (1 + 1e-5) for g in seen["0.01"])
+    assert all(float(g.norm()) > 0.01 for g in seen["null"])
+    cosine = torch.nn.functional.cosine_similarity(seen["null"][0], seen["0.01"][0], dim=0)
+    assert float(cosine) == pytest.approx(1.0, abs=1e-6)
+
+
+def outcome(*overrides: str) -> tuple[dict[str, Tensor], list[Any]]:
+    """Weights before the selection, and everything recorded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ActivityWarning)
+        trainer = tiny.trainer(*overrides)
+        last: dict[str, Tensor] = {}
+        trainer.progress = lambda *_: last.update(tiny.weights(trainer))
+        trainer.fit()
+    return last, tiny.untimed(trainer.history)
+
+
+FLAT = "training.schedule=flat"
+SGD = "training.optimizer={kind: sgd, lr: 0.5, momentum: 0.5}"
+COUNT = ("readout={kind: lif, tau: 5.0, threshold: 0.2}", "loss={kind: spike_count, scale: 0.5}")
+ONE_EPOCH = "training.epochs=1"
+OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
+    "Experiment.network": ((), "network.hidden=[13]"),
+    "Experiment.neuron": ((), "neuron.tau=6"),
+    "Experiment.readout": ((), "readout.tau=6"),
+    "Experiment.pathway": ((), "pathway=feedback_alignment"),
+    "Experiment.constraint": ((), "constraint=dale"),
+    "Experiment.last_layer": (("pathway=feedback_alignment",), "last_layer=backprop"),
+    "Experiment.encoder": ((), "encoder.steps=5"),
+    "Experiment.normalise": ((), "normalise=false"),
+    "Experiment.augment": ((), "augment=[{kind: pad_crop, padding: 1}]"),
+    "Experiment.loss": ((), "loss=per_step"),
+    "Experiment.training": ((), "training={epochs: 3}"),
+    "Experiment.seed": ((), "seed=1"),
+    "Training.epochs": ((FLAT,), "training.epochs=3"),
+    "Training.batch_size": ((), "training.batch_size=7"),
+    "Training.optimizer": ((), SGD),
+    "Training.schedule": ((), FLAT),
+    "Training.clip_norm": ((), "training.clip_norm=0.01"),
+    "Training.precision": ((), "training.precision=bf16"),
+    "Training.patience": (("training.optimizer.lr=1e-12",), "training.patience=1"),
+    "Training.measure": ((), "training.measure=0"),
+    "Adam.lr": ((), "training.optimizer.lr=0.03"),
+    "Adam.betas": ((), "training.optimizer.betas=[0.8, 0.999]"),
+    "Adam.eps": ((), "training.optimizer.eps=0.1"),
+    "Adam.weight_decay": ((), "training.optimizer.weight_decay=0.1"),
+    "AdamW.lr": (("training.optimizer={kind: adamw}",), "training.optimizer.lr=0.03"),
+    "AdamW.betas": (("training.optimizer={kind: adamw}",), "training.optimizer.betas=[0.9, 0.9]"),
+    "AdamW.eps": (("training.optimizer={kind: adamw}",), "training.optimizer.eps=0.1"),
+    "AdamW.weight_decay": (("training.optimizer={kind: adamw}",), "training.optimizer.weight_decay=0.5"),
+    "SGD.lr": ((SGD,), "training.optimizer.lr=0.1"),
+    "SGD.momentum": ((SGD,), "training.optimizer.momentum=0.9"),
+    "SGD.nesterov": ((SGD,), "training.optimizer.nesterov=true"),
+    "SGD.weight_decay": ((SGD,), "training.optimizer.weight_decay=0.1"),
+    "Flat.warmup": ((FLAT,), "training.schedule.warmup=0.5"),
+    "Cosine.warmup": ((), "training.schedule.warmup=0.5"),
+    "Cosine.floor": ((), "training.schedule.floor=0.5"),
+    "Step.milestones": (("training.schedule={kind: step}",), "training.schedule.milestones=[1]"),
+    "Step.gamma": (("training.schedule={kind: step, milestones: [1]}",), "training.schedule.gamma=0.5"),
+    "Step.warmup": (("training.schedule={kind: step}",), "training.schedule.warmup=0.5"),
+    "SpikeCount.scale": (COUNT, "loss.scale=1.0"),
+}
+"""Field -> (what else must be set, a value that is not the default). Each must change what is trained or recorded."""
+
+ELSEWHERE = {
+    "Experiment.data": "test_cli.py: what is loaded",
+    "Training.checkpoint_every": "test_a_checkpoint_every_so_many_steps",
+}
+
+
+@pytest.mark.parametrize("field", OPTIONS)
+def test_no_option_is_dead(field: str) -> None:
+    base, change = OPTIONS[field]
+    before, after = outcome(*base), outcome(*base, change)
+    same_weights = before[0].keys() == after[0].keys() and all(
+        torch.equal(before[0][name], after[0][name]) for name in before[0]
+    )
+    assert not (same_weights and before[1] == after[1])
+    if field not in ("Training.patience", "Training.measure"):
+        assert not same_weights  # these are about more than records
+
+
+def test_every_field_is_in_the_table_above() -> None:
+    from spikecredit.losses import Loss
+    from spikecredit.training.experiment import REGISTRIES, Experiment, Training
+    from spikecredit.training.optimizers import Optimizer, Schedule
+
+    described = Schema(Experiment, REGISTRIES)
+    classes = [Experiment, Training, *(c for base in (Optimizer, Schedule, Loss) for c in REGISTRIES[base].values())]
+    fields = {f"{cls.__name__}.{name}" for cls in classes for name in described.fields(cls)}
+    assert fields == OPTIONS.keys() | ELSEWHERE.keys()
+
+
+@pytest.mark.parametrize(("every", "saved"), [(0, [0, 4, 8]), (3, [0, 3, 4, 6, 8]), (1, [*range(9)])])
+def test_a_checkpoint_every_so_many_steps(
+    every: int, saved: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    monkeypatch.setattr(checkpoint, "save", lambda root, kind, step, *_, **__: steps.append((kind, step)))
+    overrides = (f"training.checkpoint_every={every}",)
+    trainer = tiny.trainer(*overrides, run=tiny.new_run(tmp_path / "run", *overrides))
+    monkeypatch.setattr(trainer, "finish", dict)
+    trainer.fit()
+    assert sorted({step for kind, step in steps if kind == "last"}) == saved
+
+
+@pytest.mark.parametrize("schedule", ["flat", "{kind: cosine, warmup: 1.0, floor: 0.1}", "{kind: step, milestones: [1]}"])
+def test_every_step_has_its_schedules_rate(schedule: str) -> None:
+    trainer = tiny.trainer(f"training.schedule={schedule}")
+    rates: list[float] = []
+    trainer.optimizer.register_step_pre_hook(lambda opt, *_: rates.append(opt.param_groups[0]["lr"]))
+    trainer.fit()
+    factor = trainer.experiment.training.schedule.factor
+    assert rates == [0.02 * factor(step, STEPS, 4) for step in range(STEPS)]
+    assert trainer.history[1]["lr"] == rates[3] and trainer.history[2]["lr"] == rates[7]
+
+
+# ---- what is reported ------------------------------------------------------------------------------------------------
+
+
+def test_progress_and_log(tmp_path: Path) -> None:
+    lines: list[str] = []
+    seen: list[tuple[int, int, int, float]] = []
+    trainer = tiny.trainer(log=lines.append, progress=lambda e, b, n, accuracy: seen.append((e, b, n, accuracy())))
+    trainer.fit()
+    assert [row[:3] for row in seen] == [(e, b, 4) for e in (1, 2) for b in (1, 2, 3, 4)]
+    assert seen[3][3] == pytest.approx(trainer.history[1]["train_accuracy"])
+    assert len(lines) == 2 and lines[0].startswith("epoch   1/2   loss ") and "validation" in lines[0]
+    lines.clear()
+    tiny.trainer(log=lines.append, images=without_validation()).fit()
+    assert "validation" not in lines[0]
+
+
+def test_the_writer_gets_every_number() -> None:
+    class Writer:
+        def __init__(self) -> None:
+            self.got: dict[tuple[str, int], float] = {}
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            self.got[name, step] = value
+
+        def flush(self) -> None: ...
+
+    writer = Writer()
+    trainer = tiny.trainer(writer=writer)
+    trainer.fit()
+    assert writer.got["train_loss", 4] == trainer.history[1]["train_loss"]
+    assert writer.got["layers/layers.1/error_norm", 8] == trainer.history[2]["layers"]["layers.1"]["error_norm"]
+    assert ("train_loss", 0) not in writer.got and ("event", 0) not in writer.got
+    assert dict(scalars({"a": {"b": 1}, "c": None, "d": "x", "epoch": 3})) == {"a/b": 1.0}
+
+
+def test_measuring_changes_nothing() -> None:
+    base = ("network.dropout=0.3", "pathway={kind: sign_symmetry, magnitude: batch}")
+    first, second = outcome(*base)[0], outcome(*base, "training.measure=0")[0]
+    tiny.assert_same_weights(first, second)
+
+
+def test_two_trainers_of_one_seed_agree_and_leave_the_global_generators_alone() -> None:
+    state = torch.get_rng_state()
+    tiny.assert_same_weights(outcome()[0], outcome()[0])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_fit_works_in_a_thread_where_signals_cannot_be_caught() -> None:
+    import threading
+
+    results: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: results.append(tiny.trainer().fit()))
+    thread.start()
+    thread.join()
+    assert results[0]["epochs"] == 2
