@@ -11,6 +11,7 @@ results/accuracy.json.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,11 +21,11 @@ from spikecredit.training.experiment import load_experiment
 from spikecredit.training.loop import Trainer
 from spikecredit.training.run import Run, config_hash, environment
 
-DATA = {"mnist": "mnist", "fashion_mnist": "fashion_mnist"}
+DATA = ("mnist", "fashion_mnist")
 PATHWAYS = ("backprop", "sign_symmetry", "feedback_alignment", "sign_symmetry_dale")
 
 
-def train(name: str, path: str, seed: int, folder: Path, device: torch.device) -> dict[str, object]:
+def train(name: str, path: str, seed: int, folder: Path, device: torch.device) -> dict[str, Any]:
     """One run to its end, from wherever it stands."""
     overrides = (f"data.path={path}", "data.validation=0", f"seed={seed}")
     loaded = load_experiment(CONFIGS / f"{name}.yaml", overrides)
@@ -53,6 +54,12 @@ def train(name: str, path: str, seed: int, folder: Path, device: torch.device) -
     }
 
 
+def known() -> list[dict[str, Any]]:
+    """The rows measured so far, by this process and others beside it."""
+    file = RESULTS / "accuracy.json"
+    return json.loads(file.read_text())["rows"] if file.exists() else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="../shared/data")
@@ -62,15 +69,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    names = arguments.only or [f"{data}_lenet_{pathway}" for pathway in PATHWAYS for data in DATA]
-    file = RESULTS / "accuracy.json"
-    rows = {(r["config"], r["seed"]): r for r in json.loads(file.read_text())["rows"]} if file.exists() else {}
+    order = [f"{data}_lenet_{pathway}" for data in DATA for pathway in PATHWAYS]
+    names = arguments.only or order
     for name in names:
         print(f"{name}, seed {arguments.seed}", flush=True)
         path = f"{arguments.data}/{name.split('_lenet')[0]}"
-        rows[name, arguments.seed] = train(name, path, arguments.seed, arguments.folder, device)
-        print(f"{name}: test accuracy {rows[name, arguments.seed]['test_accuracy']:.2%}", flush=True)
-        write("accuracy", "python -m benchmarks.accuracy", device, rows=list(rows.values()))
+        row = train(name, path, arguments.seed, arguments.folder, device)
+        print(f"{name}: test accuracy {row['test_accuracy']:.2%}", flush=True)
+        others = [r for r in known() if (r["config"], r["seed"]) != (name, arguments.seed)]
+        rows = sorted([*others, row], key=lambda r: (order.index(r["config"]), r["seed"]))
+        write("accuracy", "python -m benchmarks.accuracy", device, rows=rows)
 
 
 if __name__ == "__main__":

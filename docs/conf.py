@@ -57,7 +57,8 @@ def plain_text_to_rest(app, what, name, obj, options, lines):
         if index % 2:
             parts[index] = "``" + re.sub(r"\s*\n\s*", " ", part) + "``"  # code, as in Markdown
         else:
-            parts[index] = re.sub(r"([*|\\])", r"\\\1", re.sub(r"_(?!\w)", r"\\_", part))
+            text = re.sub(r"([|\\]|_(?!\w))", r"\\\1", part)
+            parts[index] = re.sub(r"(?<![\w*])\*(\w+)\*(?![\w*])|\*", lambda m: m[0] if m[1] else r"\*", text)
     result, inside = [], False  # inside a section that napoleon reads
     for block in _blocks("".join(parts).split("\n")):
         inside = bool(_SECTION.match(block[0])) or (inside and block[0].startswith(" "))

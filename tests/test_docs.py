@@ -186,16 +186,15 @@ def test_every_page_is_in_a_toctree() -> None:
 
 
 def test_tests_named_as_evidence_exist() -> None:
-    text = (DOCS / "reliability.md").read_text("utf-8")
-    rows = re.findall(r"^\|.*$", text, re.MULTILINE)
-    for row in rows:
-        file = None
-        for path, name in re.findall(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`", row):
-            file = ROOT / path if path else file
-            if file is None:
-                continue
-            assert file.is_file(), row
-            assert not name or f"def {name}(" in file.read_text("utf-8"), f"{file.name} has no {name}"
+    named = 0
+    for line in (DOCS / "reliability.md").read_text("utf-8").splitlines():
+        file = re.search(r"`(tests/[\w/]+\.py)`", line)
+        if file:
+            code = (ROOT / file[1]).read_text("utf-8")
+            for name in re.findall(r"`(test_\w+)`", line):
+                named += 1
+                assert f"def {name}(" in code, f"{file[1]} has no {name}"
+    assert named > 10
 
 
 def test_a_generated_table_is_put_in_or_said_to_be_missing(tmp_path: Path) -> None:

@@ -400,7 +400,9 @@ def test_a_layer_that_fires_at_every_step_is_warned_about_once() -> None:
 # ---- early stopping, selection, and the test split -------------------------------------------------------------------
 
 
-def scripted(trainer: Trainer, accuracies: list[float], names: list[str]) -> Callable[[Split, str], tuple[float, float]]:
+def scripted(
+    trainer: Trainer, accuracies: list[float], names: list[str]
+) -> Callable[[Split, str], tuple[float, float]]:
     def evaluate(split: Split, name: str) -> tuple[float, float]:
         names.append(name)
         return (1.0, accuracies[trainer.epoch]) if name == "validation" else (2.0, 0.5)
@@ -610,7 +612,9 @@ def test_a_checkpoint_every_so_many_steps(
     assert sorted({step for kind, step in steps if kind == "last"}) == saved
 
 
-@pytest.mark.parametrize("schedule", ["flat", "{kind: cosine, warmup: 1.0, floor: 0.1}", "{kind: step, milestones: [1]}"])
+@pytest.mark.parametrize(
+    "schedule", ["flat", "{kind: cosine, warmup: 1.0, floor: 0.1}", "{kind: step, milestones: [1]}"]
+)
 def test_every_step_has_its_schedules_rate(schedule: str) -> None:
     trainer = tiny.trainer(f"training.schedule={schedule}")
     rates: list[float] = []
