@@ -17,18 +17,12 @@ from benchmarks.common import RESULTS
 ROOT = Path(__file__).parents[1]
 GENERATED = ROOT / "docs" / "generated"
 
-# Test error, %: BioTorch's Benchmarks.md, ordinary (non-spiking) LeNets, one run each, chosen on the test set.
-PUBLISHED = {
-    ("mnist", "backprop"): 0.91,
-    ("mnist", "sign_symmetry"): 0.94,
-    ("mnist", "feedback_alignment"): 1.7,
-    ("fashion_mnist", "backprop"): 9.2,
-    ("fashion_mnist", "sign_symmetry"): 9.69,
-    ("fashion_mnist", "feedback_alignment"): 13.06,
-}
+PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parent / "published.json").read_text())
 LABELS = {
     "backprop": "backprop",
     "sign_symmetry": "sign symmetry",
+    "sign_symmetry_fixed": "sign symmetry, fixed magnitudes",
+    "sign_symmetry_batch": "sign symmetry, magnitudes of the batch",
     "feedback_alignment": "feedback alignment",
     "sign_symmetry_dale": "sign symmetry + Dale's law",
 }
@@ -73,7 +67,8 @@ def accuracy_table() -> str | None:
     rows = []
     for row in found["rows"]:
         data, pathway = re.fullmatch(r"(\w+)_lenet_(\w+)", row["config"]).groups()  # type: ignore[union-attr]
-        published = PUBLISHED.get((data, pathway))
+        published = PUBLISHED["rows"].get(pathway, {})
+        column = PUBLISHED["columns"].index(data)
         hidden = list(row["error_angles"].values())[:-1]
         rows.append(
             [
@@ -81,7 +76,7 @@ def accuracy_table() -> str | None:
                 LABELS[pathway],
                 f"{row['test_accuracy']:.2%}",
                 f"{1 - row['test_accuracy']:.2%}",
-                "–" if published is None else f"{published} %",
+                f"{published[column]} %" if published else "–",
                 " / ".join(f"{angle:.0f}°" for angle in hidden),
                 f"{row['spikes_per_neuron']:.2f}",
                 str(row["violations"]) if "dale" in pathway else "–",
@@ -96,10 +91,14 @@ def accuracy_table() -> str | None:
     environments = {json.dumps(row["environment"], sort_keys=True) for row in found["rows"]}
     origins = sorted(origin(found["command"], json.loads(text)) for text in environments)
     note = (
-        "Angles: layer by layer from the input, after training. Published: BioTorch's Benchmarks.md, ordinary LeNets, "
-        "one run each, selected and reported on the same 10,000 test images. "
+        f"Angles: hidden layers from the input, after training. Published: {PUBLISHED['what']}; {PUBLISHED['source']}. "
     )
     return f"{table(header, rows)}\n\n{note}{' '.join(origins)}"
+
+
+def published_table() -> str:
+    rows = [[LABELS[name], *map(str, values)] for name, values in PUBLISHED["rows"].items()]
+    return f"{table(['pathway', *PUBLISHED['titles']], rows)}\n\nSource: {PUBLISHED['source']}; {PUBLISHED['what']}."
 
 
 def ratio_table(name: str, columns: list[str]) -> str | None:
@@ -130,6 +129,7 @@ def outputs() -> dict[Path, str]:
         "accuracy": accuracy_table(),
         "pathways": ratio_table("pathways", ["network", "what", "pathway"]),
         "layout": ratio_table("layout", ["case"]),
+        "published": published_table(),
     }
     readme = (ROOT / "README.md").read_text()
     for name, text in tables.items():

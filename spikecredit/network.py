@@ -21,8 +21,8 @@ class Network(nn.Module):
         layers: neurons, synapses and anything between them.
         pathway: default feedback pathway of every synapse that has none of its own.
         constraint: default constraint of every synapse and normalisation layer that has none of its own.
-        last_layer: "backprop" gives the last synapse backprop unless it has a pathway of its own, the published setting
-            for ImageNet (Xiao et al. 2019); "same" treats it as the others.
+        last_layer: "backprop" gives the last synapse backprop unless it has a pathway of its own, the default
+            of the published code for ImageNet (Xiao et al. 2019); "same" treats it as the others.
         seed: opens the streams of feedback weights, E/I assignments and noise; by default one is drawn from torch's
             global generator, so that `torch.manual_seed` governs them. Forward weights keep the values they come with.
     Source of the constant-input rule: an input of time stride 0 (`encode.constant`) passes the layers without memory

@@ -87,9 +87,24 @@ def _loader() -> Any:
                     raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
             return super().compose_node(parent, index)
 
-    number = re.compile(f"({NUMBER.pattern})$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789NI"))
+    _add_numbers(Loader)
     return Loader
+
+
+def _add_numbers(cls: Any) -> None:
+    number = re.compile(f"({NUMBER.pattern})$")
+    cls.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789NI"))
+
+
+def write(values: Mapping[str, Any]) -> str:
+    """YAML text of plain values that `read` gives back equal: text that looks like a number, as 1e-3, is quoted."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    _add_numbers(Dumper)
+    return yaml.dump(dict(values), Dumper=Dumper, sort_keys=False)
 
 
 class _Tree:

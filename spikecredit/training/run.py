@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from spikecredit.training import document
+
 METRICS = "metrics.jsonl"
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -118,10 +120,8 @@ class Run:
 
     def start(self, resolved: dict[str, Any]) -> None:
         """Make the folder and write the resolved configuration."""
-        import yaml
-
         self.folder.mkdir(parents=True, exist_ok=True)
-        _replace(self.config, yaml.safe_dump(resolved, sort_keys=False))
+        _replace(self.config, document.write(resolved))
 
     @classmethod
     def open(cls, folder: Path) -> "Run":

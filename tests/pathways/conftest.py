@@ -3,4 +3,7 @@
 import sys
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(1)  # the matrices are small: threads would wait for each other

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikecredit.training.document import ConfigError, Node, apply_override, edits, got, nearest, read
+from spikecredit.training.document import ConfigError, Node, apply_override, edits, got, nearest, read, write
 
 
 def test_nearest_and_edits() -> None:
@@ -49,6 +49,15 @@ def test_a_mapping_and_a_file_read_alike(tmp_path: Path) -> None:
 
 def test_numbers_are_those_of_yaml_1_2() -> None:
     assert plain(read("[1e-3, .5, -2E4, .inf, 1_000, '1e-3']", "f")) == [1e-3, 0.5, -2e4, float("inf"), 1000, "1e-3"]
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="ascii"))
+
+
+@given(st.lists(SCALARS | st.sampled_from(["1e-3", ".5", "no", "010", "1:30", "NaN", "2026-01-01", "~", "-"])))
+def test_what_is_written_is_read_back(values: list[object]) -> None:
+    again = plain(read(write({"a": values}), "f"))
+    assert again == {"a": values} and [type(v) for v in again["a"]] == [type(v) for v in values]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,8 @@ RESUMED: dict[str, tuple[str, ...]] = {
     ),
     "convolutions, batch norm, augmentation, learned tau": (
         "network={kind: lenet, channels: [3, 4], kernel: 3, hidden: [8], norm: true, dropout: 0.2}",
-        "augment=[{kind: pad_crop, padding: 1}, flip]", "neuron.learn_tau=true", "pathway={kind: sign_symmetry, magnitude: batch}",
+        "augment=[{kind: pad_crop, padding: 1}, flip]", "neuron.learn_tau=true",
+        "pathway={kind: sign_symmetry, magnitude: batch}",
     ),
     "recurrent": ("network.recurrent=true", "loss=per_step", "training.schedule={kind: step, milestones: [1]}"),
 }  # fmt: skip
@@ -153,9 +154,10 @@ def test_killed_before_its_first_checkpoint_it_starts_again(tmp_path: Path, monk
     reference, _ = uninterrupted(tmp_path / "reference", ())
     seed_everything(0)
     run = tiny.new_run(tmp_path / "run")
-    with monkeypatch.context() as patch, pytest.raises(tiny.Stop):  # the first line is written, the checkpoint is not
+    with monkeypatch.context() as patch:  # the first line is written, the checkpoint is not
         patch.setattr(checkpoint, "save", crash)
-        life(run, (), restore=False).fit()
+        with pytest.raises(tiny.Stop):
+            life(run, (), restore=False).fit()
     assert len(run.metrics()) == 1
     trainer = tiny.trainer(run=run)
     trainer.restore()
@@ -193,9 +195,10 @@ def test_killed_between_its_two_saves_the_best_is_not_that_of_another_epoch(
                 raise tiny.Stop
             return real(*args, **keys)
 
-        with monkeypatch.context() as patch, pytest.raises(tiny.Stop):
+        with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "save", save)
-            trainer.fit()
+            with pytest.raises(tiny.Stop):
+                trainer.fit()
         again = tiny.trainer(run=run)
         monkeypatch.setattr(again, "evaluate", rising(again))
         again.restore()
@@ -349,7 +352,7 @@ def test_a_broken_gradient_and_a_broken_loss_are_named() -> None:
             return super().__call__(out, labels) + math.inf
 
     experiment = replace(tiny.configured().value, loss=Broken())
-    with pytest.raises(Diverged, match="loss inf, gradient norm .*first in the loss"):
+    with pytest.raises(Diverged, match=r"loss inf, gradient norm .*first in the loss"):
         Trainer(experiment, tiny.data(), log=lambda line: None).train_batch(*next(trainer.batches.epoch(0))[:2])
 
 

@@ -154,9 +154,10 @@ def test_a_crash_while_the_environment_is_written_leaves_the_old_one(
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(module.os, "replace", killed)
-        run.record_environment({"number": 1})
+        with pytest.raises(KeyboardInterrupt):
+            run.record_environment({"number": 1})
     assert run.environments() == [{"number": 0}]
 
 

@@ -40,7 +40,7 @@ def test_weights_are_effective_with_the_signs_of_their_units() -> None:
     record = run_record(trainer, "x", {}, {})
     (first, exempt), (last, signs) = record.weights.values()
     assert exempt is None and (first == trainer.net.layers[1].weight.detach().numpy()).all()
-    assert signs is not None and signs.shape == (1, 12) and (last * signs >= 0).all() and (last < 0).any()
+    assert signs is not None and signs.shape == (12,) and (last * signs >= 0).all() and (last < 0).any()
     assert not (trainer.net.layers[3].weight.detach().numpy() == last).all()  # the parameter is not the weight
 
 
