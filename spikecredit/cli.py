@@ -419,9 +419,12 @@ def list_(what: str | None) -> None:
 
 
 def signature(cls: type) -> str:
-    """Parameters with their defaults, without annotations."""
-    parameters = [p for p in inspect.signature(cls).parameters.values()]
-    return f"({', '.join(str(p.replace(annotation=inspect.Parameter.empty)) for p in parameters)})"
+    """The parameters that a configuration may name, with their defaults."""
+    from spikecredit.training.experiment import REGISTRIES
+    from spikecredit.training.schema import Schema
+
+    fields = Schema(cls, REGISTRIES).fields(cls)
+    return f"({', '.join(name if f.required else f'{name}={f.default!r}' for name, f in fields.items())})"
 
 
 # ---- doctor ----------------------------------------------------------------------------------------------------------

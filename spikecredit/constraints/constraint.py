@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -47,7 +48,7 @@ class Constraint(ABC):
         """The sign of every unit of a population, int8 in {-1, 1}, shape (units,); None if units have none."""
 
     @abstractmethod
-    def initialise(self, layer: ConstrainedLayer) -> None:
+    def initialise(self, layer: ConstrainedLayer, generator: torch.Generator) -> None:
         """Turn freshly initialised weights into ones that obey the constraint."""
 
     @abstractmethod
@@ -74,7 +75,7 @@ class Unconstrained(Constraint):
     def signs(self, population: Population, seed: int) -> None:
         return None
 
-    def initialise(self, layer: ConstrainedLayer) -> None:
+    def initialise(self, layer: ConstrainedLayer, generator: torch.Generator) -> None:
         return None
 
     def effective(self, layer: ConstrainedLayer) -> Tensor:

@@ -1,5 +1,6 @@
 """Dale's law: a neuron excites all its targets or inhibits all its targets, for life."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spikecredit.constraints.constraint import ConstrainedLayer, Constraint, Population
-from spikecredit.seeds import generator
+from spikecredit.seeds import generator as stream_generator
 
 MAGNITUDE_FLOOR = 1e-6
 """Smallest magnitude at initialisation where the parameter is its logarithm or inverse softplus, both -inf at 0."""
@@ -30,16 +31,20 @@ class Dale(Constraint):
         feedback: "exempt": errors have carriers of their own, which need not obey. "own": the error is carried by the
             same neurons, so B's signs follow *its* presynaptic unit, the row of W.
         magnitude: the function of mode "reparametrize": "abs", "exp" or "softplus".
-        balance: at initialisation, scale inhibitory magnitudes up so that inhibition cancels excitation on average,
-            then all of them to the root mean square they had. Without it the mean current dwarfs its variance.
-    Source: Cornford et al. 2021 (column convention; balance at initialisation, their ColumnEI).
+        initialisation: of the magnitudes. "balanced": those that the layer came with, inhibitory ones scaled up so that
+            inhibition cancels excitation on average, then all of them to the root mean square they had. "column_ei":
+            drawn anew, exponential with mean sigma_e or sigma_i = (n_e / n_i) sigma_e and
+            sigma_e^2 = 1 / [(2 pi - 1) / (2 pi) (n_e + n_e^2 / n_i)], for n_e excitatory and n_i inhibitory inputs of a
+            unit: zero mean and unit variance for half-rectified N(0, 1) inputs. "keep": as they came; the mean current
+            then dwarfs its variance.
+    Source: Cornford et al. 2021 (column convention; ColumnEI, whose formula is that of their code); "balanced" is ours.
     """
 
     excitatory: float = 0.8
     mode: Literal["project", "reparametrize"] = "project"
     feedback: Literal["exempt", "own"] = "exempt"
     magnitude: Literal["abs", "exp", "softplus"] = "abs"
-    balance: bool = True
+    initialisation: Literal["balanced", "column_ei", "keep"] = "balanced"
 
     def __post_init__(self) -> None:
         if not 0 <= self.excitatory <= 1:
@@ -48,6 +53,7 @@ class Dale(Constraint):
             ("mode", ("project", "reparametrize")),
             ("feedback", ("exempt", "own")),
             ("magnitude", ("abs", "exp", "softplus")),
+            ("initialisation", ("balanced", "column_ei", "keep")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}")
@@ -61,24 +67,23 @@ class Dale(Constraint):
         return self.feedback == "own"
 
     def signs(self, population: Population, seed: int) -> Tensor:
-        order = torch.randperm(population.units, generator=generator(seed, "dale", population.key))
+        order = torch.randperm(population.units, generator=stream_generator(seed, "dale", population.key))
         signs = torch.full((population.units,), -1, dtype=torch.int8)
         signs[order[: round(self.excitatory * population.units)]] = 1
         return signs
 
     @torch.no_grad()
-    def initialise(self, layer: ConstrainedLayer) -> None:
+    def initialise(self, layer: ConstrainedLayer, generator: torch.Generator) -> None:
         sign = layer.presynaptic_sign
         if sign is None:
             return
         magnitudes = layer.weight.abs()
-        rms = magnitudes.square().mean().sqrt()
-        if self.balance:
+        if magnitudes.ndim > 1:  # a normalisation's scale has no inputs to balance
             positive = (sign > 0).expand_as(magnitudes)
-            excitation, inhibition = magnitudes[positive].sum(), magnitudes[~positive].sum()
-            if excitation > 0 and inhibition > 0:
-                magnitudes = torch.where(positive, magnitudes, magnitudes * (excitation / inhibition))
-                magnitudes *= rms / magnitudes.square().mean().sqrt()
+            if self.initialisation == "balanced":
+                magnitudes = _balanced(magnitudes, positive)
+            elif self.initialisation == "column_ei":
+                magnitudes = _column_ei(magnitudes, positive, generator)
         if self.mode == "project":
             layer.weight.copy_(magnitudes * sign)
         else:
@@ -118,3 +123,26 @@ class Dale(Constraint):
             return magnitudes
         floored = magnitudes.clamp_min(MAGNITUDE_FLOOR)
         return floored.log() if self.magnitude == "exp" else floored.expm1().log()
+
+
+def _balanced(magnitudes: Tensor, positive: Tensor) -> Tensor:
+    """Inhibition scaled up to excitation's sum, then all to the root mean square they had."""
+    excitation, inhibition = magnitudes[positive].sum(), magnitudes[~positive].sum()
+    if not (excitation > 0 and inhibition > 0):
+        return magnitudes
+    balanced = torch.where(positive, magnitudes, magnitudes * (excitation / inhibition))
+    return balanced * (magnitudes.square().mean().sqrt() / balanced.square().mean().sqrt())
+
+
+def _column_ei(magnitudes: Tensor, positive: Tensor, generator: torch.Generator) -> Tensor:
+    """Exponential magnitudes with the means of ColumnEI, by the inputs of each unit (row)."""
+    inputs = tuple(range(1, magnitudes.ndim))
+    n_e = positive.sum(inputs, keepdim=True).double()
+    n_i = (~positive).sum(inputs, keepdim=True).double()
+    variance = (2 * math.pi - 1) / (2 * math.pi)  # of w x, for w ~ Exp(1) and x half-rectified N(0, 1)
+    one_kind = (n_e == 0) | (n_i == 0)  # nothing cancels: only the variance can be met
+    terms = torch.where(one_kind, n_e + n_i, n_e + n_e.square() / n_i.clamp_min(1))
+    sigma = (variance * terms).rsqrt()
+    sigma_i = torch.where(one_kind, sigma, sigma * n_e / n_i.clamp_min(1))
+    drawn = torch.empty(magnitudes.shape, dtype=torch.float64).exponential_(generator=generator)
+    return (drawn.to(magnitudes.device) * torch.where(positive, sigma, sigma_i)).to(magnitudes.dtype)

@@ -48,7 +48,7 @@ class _BatchNorm(Constrained):
         self.constraint = constraint
         signs = constraint.signs(Population("scale", self.num_features), 0)
         self.presynaptic_sign = None if signs is None else torch.ones_like(signs)
-        constraint.initialise(self)
+        constraint.initialise(self, torch.Generator())  # a scale has no fan-in: nothing is drawn for it
         self._projected_version = self.weight._version
 
     def forward(self, x: Tensor, repeats: int = 1) -> Tensor:

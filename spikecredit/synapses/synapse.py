@@ -147,14 +147,13 @@ class Synapse(Constrained):
         if self.pathway.transports_weights and self.constraint.constrains_feedback:
             raise ValueError(
                 f"{name}: {self.constraint} with {self.pathway}: backprop's error travels through the forward weights, "
-                "whose "
-                "signs follow the other end of the synapse. Take Dale(feedback='exempt'), or a pathway with weights of "
-                "its own such as SignSymmetry() or FeedbackAlignment()"
+                "whose signs follow the other end of the synapse. Take Dale(feedback='exempt'), or a pathway with weights "
+                "of its own such as SignSymmetry() or FeedbackAlignment()"
             )
         self.presynaptic_sign = self._signs(source, self.units[0], wiring.seed, name, axis=1)
         owned = target if self.constraint.constrains_feedback else None
         self.postsynaptic_sign = self._signs(owned, self.units[1], wiring.seed, name, axis=0)
-        self.constraint.initialise(self)
+        self.constraint.initialise(self, generator(wiring.seed, "dale", "weights", name))
         self._projected_version = self.weight._version
         self.noise = Noise(stream(wiring.seed, "noise", name)) if self.pathway.redraws else None
         self.feedback_weight = self.pathway.create(self, generator(wiring.seed, "feedback", name))

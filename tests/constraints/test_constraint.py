@@ -10,7 +10,7 @@ def test_unconstrained_touches_nothing():
     torch.manual_seed(0)
     layer = sc.Linear(5, 4, constraint=sc.Unconstrained())
     before = layer.weight.detach().clone()
-    layer.constraint.initialise(layer)
+    layer.constraint.initialise(layer, torch.Generator())
     layer.project()
     assert torch.equal(layer.weight, before)
     assert layer.effective_weight() is layer.weight

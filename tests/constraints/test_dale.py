@@ -1,7 +1,9 @@
 """Dale's law: one sign per column, for life, whatever the optimiser does."""
 
 import copy
+import dataclasses
 import itertools
+import math
 import warnings
 
 import pytest
@@ -359,7 +361,7 @@ def test_balance_cancels_the_mean_current_and_keeps_the_size_of_the_weights():
         return sc.Network(sc.Linear(3, 500), sc.Linear(500, 400, bias=False), constraint=constraint, seed=0).layers[1]
 
     x = torch.randn(2000, 500, generator=torch.Generator().manual_seed(1)).relu()
-    plain, unbalanced = layer(None), layer(Dale(balance=False))
+    plain, unbalanced = layer(None), layer(Dale(initialisation="keep"))
     rms = plain.weight.square().mean().sqrt()
     for constraint in MODES.values():
         balanced = layer(constraint).effective_weight().detach()
@@ -373,6 +375,48 @@ def test_balance_cancels_the_mean_current_and_keeps_the_size_of_the_weights():
     torch.testing.assert_close(unbalanced.weight.square().mean().sqrt(), rms)
     for fraction in (0.0, 1.0):  # nothing to balance with: no division by nothing
         torch.testing.assert_close(layer(Dale(fraction)).weight.abs(), plain.weight.abs())
+
+
+@pytest.mark.parametrize(("excitatory", "inhibitory"), [(500, 50), (400, 100), (450, 50)])
+@pytest.mark.parametrize("mode", MODES)
+def test_column_ei_gives_zero_mean_and_unit_variance(mode, excitatory, inhibitory):
+    """Known answer 15: 550 inputs at 10:1, 500 at 4:1 and at 9:1, half-rectified N(0, 1)."""
+    units = excitatory + inhibitory
+    constraint = dataclasses.replace(MODES[mode], excitatory=excitatory / units, initialisation="column_ei")
+    net = sc.Network(sc.Linear(3, units), sc.Linear(units, 2000, bias=False), constraint=constraint, seed=0)
+    weight = net.layers[1].effective_weight().detach()
+    assert int((weight > 0).all(0).sum()) == excitatory
+    x = torch.randn(1000, units, generator=torch.Generator().manual_seed(1)).relu()
+    z = x @ weight.T
+    assert abs(float(z.mean())) < 0.05
+    assert abs(float(z.std()) - 1) < 0.05
+    sigma_e = 1 / math.sqrt((2 * math.pi - 1) / (2 * math.pi) * (excitatory + excitatory**2 / inhibitory))
+    assert float(weight[weight > 0].mean()) == pytest.approx(sigma_e, rel=0.02)
+    assert float(weight[weight < 0].mean()) == pytest.approx(-sigma_e * excitatory / inhibitory, rel=0.02)
+    balanced = sc.Network(
+        sc.Linear(3, units), sc.Linear(units, 2000, bias=False), constraint=MODES[mode], seed=0
+    ).layers[1]
+    assert abs(float((x @ balanced.effective_weight().detach().T).std()) - 1) > 0.05  # the check can fail
+
+
+def test_column_ei_counts_inputs_per_unit_and_survives_one_kind_alone():
+    """With groups every output channel has excitatory and inhibitory inputs of its own number."""
+    constraint = Dale(0.5, initialisation="column_ei")
+    layer = sc.Network(
+        sc.Conv2d(1, 8, 1), sc.Conv2d(8, 4000, 3, groups=2), constraint=constraint, seed=3
+    ).layers[1]
+    weight = layer.weight.detach()
+    for group in weight.split(2000):
+        positive = (group[0, :, 0, 0] > 0).sum().item()
+        n_e, n_i = 9 * positive, 9 * (4 - positive)
+        terms = n_e + n_e**2 / n_i if n_e and n_i else n_e + n_i
+        sigma = 1 / math.sqrt((2 * math.pi - 1) / (2 * math.pi) * terms)
+        expected = sigma if n_e else -sigma
+        of_one_sign = group[group > 0] if n_e else group[group < 0]
+        assert float(of_one_sign.mean()) == pytest.approx(expected, rel=0.03)
+    for fraction in (0.0, 1.0):
+        only = Dale(fraction, initialisation="column_ei")
+        assert sc.Network(sc.Linear(3, 40), sc.Linear(40, 7), constraint=only, seed=0).layers[1].weight.isfinite().all()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -397,7 +441,7 @@ def test_weights_set_between_the_two_bindings_are_kept():
         with torch.no_grad():
             layer.weight.fill_(0.5)
         effective = layer.effective_weight().detach().abs()
-        net = sc.Network(sc.Linear(3, 10), layer, constraint=Dale(balance=False), seed=0)
+        net = sc.Network(sc.Linear(3, 10), layer, constraint=Dale(initialisation="keep"), seed=0)
         ratio = net.layers[1].effective_weight().detach().abs() / effective
         assert float(ratio.max() / ratio.min()) == pytest.approx(4, rel=1e-3)  # 8:2 balanced, from equal magnitudes
 

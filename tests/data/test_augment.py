@@ -55,7 +55,7 @@ def test_only_batches_of_bytes_are_taken(kind, wrong):
 
 
 @pytest.mark.parametrize(
-    "build, message",
+    ("build", "message"),
     [
         (lambda: PadCrop(0), "padding=0"),
         (lambda: PadCrop(1.5), "padding=1.5"),

@@ -113,7 +113,7 @@ def test_unusable_images_are_named(tmp_path, rng, grey, encoded, write_parquet):
 
 
 @pytest.mark.parametrize(
-    "labels, key, message",
+    ("labels", "key", "message"),
     [
         ([0, 1, None, 1], None, "label 2 is None"),
         ([0.0, 1.0, 2.0, 0.5], None, "label 0 is 0.0; expected a whole number or text"),

@@ -63,7 +63,7 @@ def test_rate_follows_its_generator():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("linear", [False, True])
-@pytest.mark.parametrize("steps, tau, threshold", [(25, 5.0, 0.01), (10, 1.0, 0.2), (40, 30.0, 0.1), (1, 5.0, 0.01)])
+@pytest.mark.parametrize(("steps", "tau", "threshold"), [(25, 5.0, 0.01), (10, 1.0, 0.2), (40, 30.0, 0.1), (1, 5.0, 0.01)])
 def test_latency_equals_snntorch(spikegen, steps, tau, threshold, linear, dtype):
     x = grey(5, 3, 8, 8, dtype=dtype)
     theirs = spikegen.latency(x, steps, threshold=threshold, tau=tau, linear=linear, clip=True, bypass=True)
@@ -73,7 +73,7 @@ def test_latency_equals_snntorch(spikegen, steps, tau, threshold, linear, dtype)
 
 
 @pytest.mark.parametrize("linear", [False, True])
-@pytest.mark.parametrize("steps, threshold", [(25, 0.01), (100, 0.3)])
+@pytest.mark.parametrize(("steps", "threshold"), [(25, 0.01), (100, 0.3)])
 def test_latency_fitted_equals_snntorch_normalised(spikegen, steps, threshold, linear):
     x = grey(4, 1, 8, 8)
     theirs = spikegen.latency(x, steps, threshold=threshold, normalize=True, linear=linear, clip=True)
@@ -126,7 +126,7 @@ def test_delta_counts_a_change_of_exactly_the_threshold():
 
 
 @pytest.mark.parametrize(
-    "kind, changed, x",
+    ("kind", "changed", "x"),
     [
         ("constant", {"steps": 3}, grey(2, 3)),
         ("rate", {"steps": 3}, grey(2, 3)),
@@ -188,7 +188,7 @@ def test_delta_refuses_still_images(x):
 
 
 @pytest.mark.parametrize(
-    "build, message",
+    ("build", "message"),
     [
         (lambda: encode.Constant(steps=0), "steps=0"),
         (lambda: encode.Rate(steps=2.5), "steps=2.5"),

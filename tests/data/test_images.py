@@ -173,7 +173,7 @@ def test_too_large_a_validation_or_limit_is_refused(load):
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"validation": 1.0}, "validation=1.0"),
         ({"validation": -1}, "validation=-1"),

@@ -12,7 +12,7 @@ from spikecredit.data import Images, sources
 
 
 @pytest.mark.parametrize(
-    "stem, split",
+    ("stem", "split"),
     [
         ("train", "train"),
         ("train-00000-of-00005", "train"),
@@ -54,7 +54,7 @@ def test_a_broken_parquet_file_is_named(tiny):
 
 
 @pytest.mark.parametrize(
-    "path, message",
+    ("path", "message"),
     [
         ("{0}/tinny", r"There is no folder '.*tinny'.*Did you mean 'tiny'\?.*train\*\.parquet"),
         ("./tinny", r"There is no folder 'tinny'.*Did you mean 'tiny'"),
