@@ -18,8 +18,10 @@ ROOMS = (
 )  # fmt: skip
 """A room imports only rooms before it."""
 
-OPTIONAL = ("pydantic", "yaml", "safetensors", "click", "matplotlib", "datasets", "pyarrow", "PIL", "brian2", "snntorch",
-            "nir", "tensorboard")  # fmt: skip
+OPTIONAL = (
+    "pydantic", "yaml", "safetensors", "click", "matplotlib", "datasets", "pyarrow", "PIL", "brian2", "snntorch", "nir",
+    "tensorboard",
+)  # fmt: skip
 
 WITHOUT = f"""
 import sys
@@ -40,7 +42,8 @@ net = sc.Network(sc.Flatten(), sc.Linear(4, 8), sc.LIF(tau=5.0), sc.Linear(8, 3)
 optimizer = torch.optim.SGD(net.parameters(), 1.0)
 sc.attach(net, optimizer)
 before = [p.detach().clone() for p in net.parameters()]
-loss = sc.losses.MeanPotential()(net(sc.encode.constant(torch.rand(5, 1, 2, 2) * 4, steps=6)), torch.tensor([0, 1, 2, 0, 1]))
+x = sc.encode.constant(torch.rand(5, 1, 2, 2) * 4, steps=6)
+loss = sc.losses.MeanPotential()(net(x), torch.tensor([0, 1, 2, 0, 1]))
 loss.backward()
 optimizer.step()
 assert all(not torch.equal(a, b) for a, b in zip(before, net.parameters())) and net.violations() == 0
@@ -94,12 +97,16 @@ def test_every_room_is_there_and_the_test_above_can_fail() -> None:
     assert upward("import spikecredit.seeds", "data") == []
 
 
+LOADERS_OF_CODE = ("pickle", "dill", "joblib", "shelve", "marshal")
+
+
 def dangerous(source: str) -> list[str]:
     """Calls and imports that can run code which a file brings along."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            one = isinstance(node, ast.ImportFrom)
+            names = [node.module or ""] if one else [alias.name for alias in node.names]
             found += [
                 name for name in names if name.partition(".")[0] in ("pickle", "dill", "joblib", "shelve", "marshal")
             ]
@@ -121,8 +128,8 @@ def test_nothing_loads_code_from_data(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["import pickle", "from pickle import loads", "torch.load('x')", "yaml.load(x, Loader=L)", "np.load('x')", "eval('1')",
-     "np.load('x', allow_pickle=True)", "numpy.save('x', y, allow_pickle=True)"],
+    ["import pickle", "from pickle import loads", "torch.load('x')", "yaml.load(x, Loader=L)", "np.load('x')",
+     "eval('1')", "np.load('x', allow_pickle=True)", "numpy.save('x', y, allow_pickle=True)"],
 )  # fmt: skip
 def test_the_search_for_dangerous_calls_finds_them(source: str) -> None:
     assert dangerous(source)

@@ -1,4 +1,4 @@
-"""The package as a whole: one version, the commands that the README promises, no traces of the machine it was made on."""
+"""The package as a whole: one version, the commands that the README promises, no traces of the machine it is from."""
 
 import re
 import subprocess
