@@ -1,4 +1,4 @@
-"""The device checks: against CUDA where there is one, and on the CPU always, so that the checks themselves stay alive."""
+"""The device checks: on CUDA where there is one, and on the CPU always, so that the checks themselves stay alive."""
 
 import pytest
 import torch

@@ -147,8 +147,8 @@ class Synapse(Constrained):
         if self.pathway.transports_weights and self.constraint.constrains_feedback:
             raise ValueError(
                 f"{name}: {self.constraint} with {self.pathway}: backprop's error travels through the forward weights, "
-                "whose signs follow the other end of the synapse. Take Dale(feedback='exempt'), or a pathway with weights "
-                "of its own such as SignSymmetry() or FeedbackAlignment()"
+                "whose signs follow the other end of the synapse. Take Dale(feedback='exempt'), or a pathway with "
+                "weights of its own such as SignSymmetry() or FeedbackAlignment()"
             )
         self.presynaptic_sign = self._signs(source, self.units[0], wiring.seed, name, axis=1)
         owned = target if self.constraint.constrains_feedback else None

@@ -402,9 +402,7 @@ def test_column_ei_gives_zero_mean_and_unit_variance(mode, excitatory, inhibitor
 def test_column_ei_counts_inputs_per_unit_and_survives_one_kind_alone():
     """With groups every output channel has excitatory and inhibitory inputs of its own number."""
     constraint = Dale(0.5, initialisation="column_ei")
-    layer = sc.Network(
-        sc.Conv2d(1, 8, 1), sc.Conv2d(8, 4000, 3, groups=2), constraint=constraint, seed=3
-    ).layers[1]
+    layer = sc.Network(sc.Conv2d(1, 8, 1), sc.Conv2d(8, 4000, 3, groups=2), constraint=constraint, seed=3).layers[1]
     weight = layer.weight.detach()
     for group in weight.split(2000):
         positive = (group[0, :, 0, 0] > 0).sum().item()

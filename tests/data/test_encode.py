@@ -63,7 +63,9 @@ def test_rate_follows_its_generator():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("linear", [False, True])
-@pytest.mark.parametrize(("steps", "tau", "threshold"), [(25, 5.0, 0.01), (10, 1.0, 0.2), (40, 30.0, 0.1), (1, 5.0, 0.01)])
+@pytest.mark.parametrize(
+    ("steps", "tau", "threshold"), [(25, 5.0, 0.01), (10, 1.0, 0.2), (40, 30.0, 0.1), (1, 5.0, 0.01)]
+)
 def test_latency_equals_snntorch(spikegen, steps, tau, threshold, linear, dtype):
     x = grey(5, 3, 8, 8, dtype=dtype)
     theirs = spikegen.latency(x, steps, threshold=threshold, tau=tau, linear=linear, clip=True, bypass=True)
