@@ -346,22 +346,29 @@ def tensorboard_writer(folder: Path) -> Any:
 
 @main.command()
 @click.argument("folder", metavar="RUN")
+@click.argument("overrides", nargs=-1, metavar="[data.KEY=VALUE]...")
 @click.option("--checkpoint", "kind", type=click.Choice(["best", "last"]), default="best", show_default=True)
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-def evaluate(folder: str, kind: str, split: str, device: str) -> None:
-    """Evaluate a checkpoint of RUN: accuracy, loss, firing, constraint violations."""
+def evaluate(folder: str, overrides: tuple[str, ...], kind: str, split: str, device: str) -> None:
+    """Evaluate a checkpoint of RUN: accuracy, loss, firing, constraint violations.
+
+    data.KEY=VALUE names other data for it, such as data.path=FOLDER.
+    """
     from spikecredit.analysis.activity import activity, spikes_per_neuron
     from spikecredit.training import checkpoint
     from spikecredit.training.loop import EVALUATION_BATCH
     from spikecredit.training.run import Run, config_hash
 
+    foreign = [override for override in overrides if not override.startswith("data.")]
+    if foreign:
+        raise Failure(f"{' '.join(foreign)}: a trained network is evaluated as it is; only data.KEY=VALUE may change")
     with failures():
         run = Run.open(Path(folder))
-        loaded = load_config(run.config)
+        loaded = load_config(run.config, overrides)
         data = load_data(loaded.value, pick_device(device))
         saved = checkpoint.latest(run.checkpoints, kind)
-        if saved.config_hash != config_hash(loaded.resolved):
+        if saved.config_hash != config_hash(load_config(run.config).resolved):
             raise Failure(f"{saved.path} was written under another configuration than {run.config}")
     part = getattr(data, split)
     if not len(part):

@@ -417,6 +417,14 @@ def test_evaluate_refuses_what_it_cannot_judge(quick: Path) -> None:
     assert "did you mean" in refused("evaluate", "runs/small", "--splt", "test").lower()
 
 
+def test_evaluate_takes_other_data_and_nothing_else(quick: Path) -> None:
+    run("train", "small.yaml")
+    plain, other = run("evaluate", "runs/small"), run("evaluate", "runs/small", "data.train=32")
+    assert plain.exit_code == other.exit_code == 0
+    assert "on test (10 images)" in other.stdout
+    assert "only data.KEY=VALUE may change" in refused("evaluate", "runs/small", "network.hidden=[3]")
+
+
 def test_evaluate_refuses_an_empty_split(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("train", "small.yaml")
     real = Few.load

@@ -202,11 +202,20 @@ def test_a_generated_table_is_put_in_or_said_to_be_missing(tmp_path: Path) -> No
     put_in.__globals__["GENERATED"] = tmp_path
     app = types.SimpleNamespace(env=types.SimpleNamespace(note_dependency=lambda file: None))
     marks = re.findall(r"<!-- generated: .* -->", (DOCS / "reproduce.md").read_text("utf-8"))
-    assert marks == [f"<!-- generated: {name}.md -->" for name in ("demo", "accuracy", "speed")]
+    names = ("demo", "accuracy", "pathways", "layout", "published")
+    assert marks == [f"<!-- generated: {name}.md -->" for name in names]
     (tmp_path / "demo.md").write_text("| a |\n|---|\n")
     page = ["\n\n".join(marks)]
     put_in(app, "reproduce", page)
-    assert page == ["| a |\n|---|\n\n\n*Not measured yet.*\n\n*Not measured yet.*"]
+    assert page == ["| a |\n|---|\n" + "\n\n*Not measured yet.*" * 4]
+
+
+def test_no_table_is_stale() -> None:
+    """README and docs/generated hold what `python -m benchmarks.tables` makes of benchmarks/results."""
+    from benchmarks.tables import outputs
+
+    for path, text in outputs().items():
+        assert path.read_text("utf-8") == text, f"{path.name} is stale: run python -m benchmarks.tables"
 
 
 def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
