@@ -60,8 +60,8 @@ def demo_table() -> str | None:
     return f"{body}\n\n{note}{origin(found['command'], found['environment'])}"
 
 
-def accuracy_table() -> str | None:
-    found = load("accuracy")
+def accuracy_table(name: str = "accuracy") -> str | None:
+    found = load(name)
     if found is None:
         return None
     rows = []
@@ -127,6 +127,7 @@ def outputs() -> dict[Path, str]:
     tables = {
         "demo": demo_table(),
         "accuracy": accuracy_table(),
+        "accuracy_narrow": accuracy_table("accuracy_narrow"),
         "pathways": ratio_table("pathways", ["network", "what", "pathway"]),
         "layout": ratio_table("layout", ["case"]),
         "published": published_table(),

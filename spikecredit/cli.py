@@ -199,6 +199,8 @@ def demo(seeds: int, folder: str, device: str) -> None:
     data = load_data(base.value, where)
     out = free_folder(Path(folder))
     out.mkdir(parents=True)
+    # Matrices this small are faster on one thread, and several times so where others use the cores too.
+    torch.set_num_threads(1)
     env = environment(where)
     seed_text = "seed 0" if seeds == 1 else f"seeds 0 to {seeds - 1}"
     click.echo(

@@ -202,12 +202,12 @@ def test_a_generated_table_is_put_in_or_said_to_be_missing(tmp_path: Path) -> No
     put_in.__globals__["GENERATED"] = tmp_path
     app = types.SimpleNamespace(env=types.SimpleNamespace(note_dependency=lambda file: None))
     marks = re.findall(r"<!-- generated: .* -->", (DOCS / "reproduce.md").read_text("utf-8"))
-    names = ("demo", "accuracy", "pathways", "layout", "published")
+    names = ("demo", "accuracy", "accuracy_narrow", "pathways", "layout", "published")
     assert marks == [f"<!-- generated: {name}.md -->" for name in names]
     (tmp_path / "demo.md").write_text("| a |\n|---|\n")
     page = ["\n\n".join(marks)]
     put_in(app, "reproduce", page)
-    assert page == ["| a |\n|---|\n" + "\n\n*Not measured yet.*" * 4]
+    assert page == ["| a |\n|---|\n" + "\n\n*Not measured yet.*" * 5]
 
 
 def test_no_table_is_stale() -> None:
