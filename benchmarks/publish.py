@@ -37,7 +37,7 @@ def publish(source: Run, name: str, folder: Path) -> None:
     (folder / "README.md").write_text(
         f"# {name}\n\n{(CONFIGS / f'{name}.yaml').read_text().splitlines()[0].lstrip('# ')}\n\n"
         f"Test accuracy {result['test_accuracy']:.2%} (one run, seed {resolved['seed']}, {result['epochs']} epochs on "
-        "all 60,000 training images; the test set was read once, at the end), "
+        "all 60,000 training images; read after the last epoch; docs/reproduce.md has the history), "
         f"{result['spikes_per_neuron']:.2f} spikes per neuron and image, {result['violations']} constraint "
         "violations.\n\n"
         f"{origin('python -m benchmarks.accuracy', environment)}\n\n"
