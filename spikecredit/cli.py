@@ -86,7 +86,8 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise Failure(f"--device {name}: expected auto, cpu, cuda or cuda:N{nearest(name, ['auto', 'cpu', 'cuda'])}")
+        hint = "; write --device cuda" if name.startswith("gpu") else nearest(name, ["auto", "cpu", "cuda"])
+        raise Failure(f"--device {name}: expected auto, cpu, cuda or cuda:N{hint}")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         seen = torch.cuda.device_count() or "no"

@@ -197,6 +197,7 @@ def test_a_typo_is_found_before_data_device_or_folder_are_touched(
     ("words", "told"),
     [
         (("--device", "cdua"), "--device cdua: expected auto, cpu, cuda or cuda:N; did you mean 'cuda'?"),
+        (("--device", "gpu"), "--device gpu: expected auto, cpu, cuda or cuda:N; write --device cuda"),
         (("--device", "cuda:99"), "--device cuda:99: torch"),
         (("--sede", "3"), "--sede"),
         (("--resum",), "Did you mean one of: '--resume', '--run'?"),

@@ -17,8 +17,7 @@ class Residual(nn.Module):
     """y = branch(s) + shortcut, where s = entry(x), and the shortcut is x itself or projection(s).
 
     Every neuron that adds to a channel of the stream has the stream's sign in that channel under Dale's law, because
-    the
-    layers after it read the sum: with an identity shortcut the populations before and after the block are one.
+    the layers after it read the sum: with an identity shortcut the populations before and after the block are one.
 
     Args:
         entry: layers before both ways (membrane shortcut: a neuron), may be empty.
