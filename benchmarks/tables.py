@@ -82,16 +82,18 @@ def accuracy_table(name: str = "accuracy") -> str | None:
                 str(row["violations"]) if "dale" in pathway else "–",
                 f"{row['seconds'] / row['epochs']:.0f} s",
                 str(row["seed"]),
+                row["environment"]["commit"],
             ]
         )
     header = [
         "data", "pathway", "test accuracy", "test error", "published error (not spiking)", "angles to true error",
-        "spikes/neuron", "Dale violations", "time/epoch", "seed",
+        "spikes/neuron", "Dale violations", "time/epoch", "seed", "commit",
     ]  # fmt: skip
     environments = {json.dumps(row["environment"], sort_keys=True) for row in found["rows"]}
     origins = sorted(origin(found["command"], json.loads(text)) for text in environments)
     note = (
-        f"Angles: hidden layers from the input, after training. Published: {PUBLISHED['what']}; {PUBLISHED['source']}. "
+        "Angles: hidden layers from the input, after training. Time: beside other jobs on the same cores, an upper "
+        f"bound. Published: {PUBLISHED['what']}; {PUBLISHED['source']}. "
     )
     return f"{table(header, rows)}\n\n{note}{' '.join(origins)}"
 
