@@ -1,5 +1,6 @@
 """What the benchmarks share: interleaved timing, results with machine and commit."""
 
+import argparse
 import json
 import statistics
 import time
@@ -12,6 +13,15 @@ import torch
 from spikecredit.training.run import environment, finite_or_none
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def arguments(description: str | None) -> tuple[torch.device, int]:
+    """Device and repeats of a timing, from the command line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=15)
+    given = parser.parse_args()
+    return torch.device(given.device), given.repeats
 
 
 def interleaved(

@@ -5,21 +5,15 @@
 Writes results/layout-DEVICE.json.
 """
 
-import argparse
-
 import torch
 from torch.nn import functional as F
 
 import spikecredit as sc
-from benchmarks.common import interleaved, write
+from benchmarks.common import arguments, interleaved, write
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=15)
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
+    device, repeats = arguments(__doc__)
     images = torch.rand(100, 1, 28, 28, device=device)
     labels = torch.randint(10, (100,), device=device)
     x = sc.encode.constant(images, 4)
@@ -36,7 +30,7 @@ def main() -> None:
                 F.cross_entropy(out.float().mean(0), labels).backward()
 
             calls[f"{layout}, {precision}"] = step
-    measured = interleaved(calls, arguments.repeats, device=device.type)
+    measured = interleaved(calls, repeats, device=device.type)
     base = measured["contiguous, float32"]["median"]
     rows = []
     for name, seconds in measured.items():

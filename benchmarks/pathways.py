@@ -5,7 +5,6 @@
 Writes results/pathways-DEVICE.json.
 """
 
-import argparse
 from collections.abc import Callable
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import spikecredit as sc
-from benchmarks.common import interleaved, write
+from benchmarks.common import arguments, interleaved, write
 
 PATHWAYS = {
     "backprop": sc.Backprop(),
@@ -37,11 +36,7 @@ def networks(device: torch.device) -> dict[str, tuple[sc.architectures.Architect
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=15)
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
+    device, repeats = arguments(__doc__)
     results = []
     for name, (architecture, shape, steps, batch) in networks(device).items():
         images = torch.rand(batch, *shape, device=device)
@@ -71,7 +66,7 @@ def main() -> None:
 
             step_calls[label], backward_calls[label] = step, backward
         for kind, calls in (("backward", backward_calls), ("step", step_calls)):
-            measured = interleaved(calls, arguments.repeats, device=device.type)
+            measured = interleaved(calls, repeats, device=device.type)
             base = measured["backprop"]["median"]
             for label, seconds in measured.items():
                 row = {"network": name, "what": kind, "pathway": label, **seconds, "ratio": seconds["median"] / base}

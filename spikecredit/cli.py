@@ -394,17 +394,9 @@ def evaluate(folder: str, overrides: tuple[str, ...], kind: str, split: str, dev
 
 def registries() -> dict[str, dict[str, type]]:
     """What a configuration may name, by the word that `list` takes."""
-    from spikecredit.training.experiment import REGISTRIES
+    from spikecredit.training.experiment import KINDS
 
-    plural = {"architecture": "architectures", "data source": "data", "augmentation": "augmentations"}
-    names = {}
-    for base, kinds in REGISTRIES.items():
-        word = "".join(f" {c.lower()}" if c.isupper() else c for c in base.__name__).strip()
-        names[
-            plural.get(word, word.rstrip("y") + "ies" if word.endswith("y") and word != "pathway" else word + "s")
-        ] = kinds
-    names["losses"] = names.pop("losss", names.get("losses", {}))
-    return names
+    return {word: kinds for word, (_, kinds) in KINDS.items()}
 
 
 @main.command("list")

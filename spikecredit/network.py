@@ -47,10 +47,9 @@ class Network(nn.Module):
             inner = None if _sees_time(layer) else next(filter(_needs_network, layer.modules()), None)
             if inner is not None:
                 raise TypeError(
-                    f"layer {index}, {type(layer).__name__}, hides {type(inner).__name__} from the network: "
-                    "torch's modules "
-                    "see time folded into the batch, and what is in them gets no pathway. Give its parts as layers of "
-                    "their own: Network(*sequential)"
+                    f"layer {index}, {type(layer).__name__}, hides {type(inner).__name__} from the network: torch's "
+                    "modules see time folded into the batch, and what is in them gets no pathway. Give its parts as "
+                    "layers of their own: Network(*sequential)"
                 )
         if last_layer not in ("same", "backprop"):
             raise ValueError(f"last_layer must be 'same' or 'backprop', got {last_layer!r}")

@@ -15,20 +15,22 @@ from spikecredit.pathways import PATHWAYS, Backprop, Pathway
 from spikecredit.training.optimizers import OPTIMIZERS, SCHEDULES, Adam, Cosine, Optimizer, Schedule
 from spikecredit.training.schema import Loaded, load
 
-REGISTRIES: dict[type, dict[str, type]] = {
-    Architecture: ARCHITECTURES,
-    Neuron: NEURONS,
-    Surrogate: SURROGATES,
-    Pathway: PATHWAYS,
-    Constraint: CONSTRAINTS,
-    DataSource: DATA,
-    Encoder: ENCODERS,
-    Augmentation: AUGMENTATIONS,
-    Loss: LOSSES,
-    Optimizer: OPTIMIZERS,
-    Schedule: SCHEDULES,
+KINDS: dict[str, tuple[type, dict[str, type]]] = {
+    "architectures": (Architecture, ARCHITECTURES),
+    "neurons": (Neuron, NEURONS),
+    "surrogates": (Surrogate, SURROGATES),
+    "pathways": (Pathway, PATHWAYS),
+    "constraints": (Constraint, CONSTRAINTS),
+    "data": (DataSource, DATA),
+    "encoders": (Encoder, ENCODERS),
+    "augmentations": (Augmentation, AUGMENTATIONS),
+    "losses": (Loss, LOSSES),
+    "optimizers": (Optimizer, OPTIMIZERS),
+    "schedules": (Schedule, SCHEDULES),
 }
-"""One dict per kind: what a configuration may name, and `spikecredit list` shows."""
+"""What a configuration may name: for each word that `spikecredit list` takes, the base class and its kinds."""
+
+REGISTRIES: dict[type, dict[str, type]] = dict(KINDS.values())
 
 
 @dataclass(frozen=True)
