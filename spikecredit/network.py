@@ -26,7 +26,7 @@ class Network(nn.Module):
         seed: opens the streams of feedback weights, E/I assignments and noise; by default one is drawn from torch's
             global generator, so that `torch.manual_seed` governs them. Forward weights keep the values they come with.
     Source of the constant-input rule: an input of time stride 0 (`encode.constant`) passes the layers without memory
-        once and is expanded before the first layer with memory; currents equal the T-fold computation to rounding.
+        once and is expanded by the first layer with memory; currents equal the T-fold computation to rounding.
     """
 
     def __init__(
@@ -76,10 +76,14 @@ class Network(nn.Module):
         if waiting > 1:
             x = x[:1]
         for layer in self.layers:
-            if waiting > 1 and not getattr(layer, "memoryless", False):
-                x, waiting = x.expand(waiting, *x.shape[1:]), 1
             if waiting > 1 and isinstance(layer, BatchNorm1d | BatchNorm2d):
                 x = layer(x, repeats=waiting)
+            elif waiting > 1 and not getattr(layer, "memoryless", False):
+                if getattr(layer, "takes_steps", False):  # the kernel expands it, and sums its gradient over time
+                    x = layer(x, steps=waiting)
+                else:
+                    x = run_layer(layer, x.expand(waiting, *x.shape[1:]))
+                waiting = 1
             else:
                 x = run_layer(layer, x)
         return x.expand(waiting, *x.shape[1:]) if waiting > 1 else x

@@ -45,7 +45,7 @@ def test_a_constant_input_equals_the_materialised_one(pathway, training):
     images = image.clone().requires_grad_(), image.clone().requires_grad_()
     for _ in range(2):
         out, wanted = once(images[0].expand(9, *image.shape)), every(images[1].expand(9, *image.shape).clone())
-    assert [shapes[True, i] for i in range(5)] == [1, 1, 1, 9, 9]
+    assert [shapes[True, i] for i in range(5)] == [1, 1, 1, 1, 9]  # the neuron is told that its input is constant
     assert all(shapes[False, i] == 9 for i in range(5))
     torch.testing.assert_close(out, wanted, rtol=1e-6, atol=1e-9)
     for result in (out, wanted):

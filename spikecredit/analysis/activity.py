@@ -3,6 +3,7 @@
 import copy
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,13 +57,12 @@ def _tap(neuron: Neuron, chunks: list[Tensor]) -> None:
     """Shadow `stream`, through which every use of a neuron goes: whole sequences, streams and recurrent layers."""
     inner = neuron.stream
 
-    def stream(x: Tensor, state: object = None) -> tuple[Tensor, object]:
-        out, state = inner(x, state)
+    def stream(x: Tensor, state: Any = None, steps: int | None = None) -> tuple[Tensor, Any]:
+        out, state = inner(x, state, steps)
         chunks.append(out)
         return out, state
 
     neuron.stream = stream  # type: ignore[method-assign]
-    neuron.forward = lambda x: stream(x)[0]  # type: ignore[method-assign]  # rate units have one of their own
 
 
 def activity(net: nn.Module, x: Tensor) -> dict[str, LayerActivity]:

@@ -1,8 +1,18 @@
 """Neurons: current -> spikes. Each file holds a pure step, its whole-sequence form and the module."""
 
-from spikecredit.neurons.adaptive import ALIF, ALIFParameters, ALIFState, alif_loop, alif_step
+from spikecredit.neurons.adaptive import ALIF
 from spikecredit.neurons.current import CurrentLIF, CurrentLIFState
-from spikecredit.neurons.lif import LIF, LIFParameters, LIFState, lif_loop, lif_step
+from spikecredit.neurons.kernels.reference import (
+    ALIFParameters,
+    ALIFState,
+    LIFParameters,
+    LIFState,
+    alif_loop,
+    alif_step,
+    lif_loop,
+    lif_step,
+)
+from spikecredit.neurons.lif import LIF
 from spikecredit.neurons.neuron import Neuron
 from spikecredit.neurons.rate import HardSigmoid, RateUnit, ReLU
 from spikecredit.neurons.readout import LeakyReadout

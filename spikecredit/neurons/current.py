@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from spikecredit.neurons.decay import Decay
-from spikecredit.neurons.kernels.adjoint import leaky_sequence
-from spikecredit.neurons.lif import LIF, LIFState
-from spikecredit.neurons.neuron import Neuron, Reset, as_current, at_rest
+from spikecredit.neurons.kernels.backends import Backend
+from spikecredit.neurons.kernels.reference import LIFState
+from spikecredit.neurons.kernels.sequence import current_sequence
+from spikecredit.neurons.lif import LIF
+from spikecredit.neurons.neuron import Neuron, Reset, at_rest, check_current
 from spikecredit.neurons.surrogate import FastSigmoid, Surrogate
 
 
@@ -43,11 +45,12 @@ class CurrentLIF(Neuron):
         shape: tuple[int, ...] | None = None,
         detach_reset: bool = True,
         dt: float = 1.0,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         self.decay_synapse = Decay(tau_synapse, dt, learn_tau, shape, "tau_synapse")
         self.learn_tau, self.shape, self.dt = learn_tau, shape, dt
-        self.membrane = LIF(tau, threshold, reset, surrogate, refractory, learn_tau, shape, detach_reset, dt)
+        self.membrane = LIF(tau, threshold, reset, surrogate, refractory, learn_tau, shape, detach_reset, dt, backend)
 
     @property
     def tau(self) -> Tensor | float:
@@ -61,17 +64,32 @@ class CurrentLIF(Neuron):
 
     def __getattr__(self, name: str) -> Any:
         """The constants of the membrane are the neuron's own."""
-        if name in ("threshold", "reset", "surrogate", "refractory", "detach_reset"):
+        if name in ("threshold", "reset", "surrogate", "refractory", "detach_reset", "backend"):
             return getattr(self.membrane, name)
         return super().__getattr__(name)
 
-    def run(self, x: Tensor, state: CurrentLIFState | None = None) -> tuple[Tensor, Tensor, CurrentLIFState]:
+    def run(
+        self, x: Tensor, state: CurrentLIFState | None = None, steps: int | None = None
+    ) -> tuple[Tensor, Tensor, CurrentLIFState]:
         """As `stream`, and the potentials u (T, B, *N) too; both outputs carry gradient."""
-        current = as_current(x, None if state is None else state.i, "CurrentLIF")
-        i = leaky_sequence(current, at_rest(current, None if state is None else state.i), self.decay_synapse())
-        spikes, potentials, membrane = self.membrane.run(i, None if state is None else state.membrane)
-        return spikes.to(x.dtype), potentials, CurrentLIFState(i[-1].clone(), membrane)
+        spikes, potentials, state = self._sequence(x, state, steps, True)
+        assert potentials is not None
+        return spikes, potentials, state
 
-    def stream(self, x: Tensor, state: CurrentLIFState | None = None) -> tuple[Tensor, CurrentLIFState]:
-        spikes, _, state = self.run(x, state)
+    def stream(
+        self, x: Tensor, state: CurrentLIFState | None = None, steps: int | None = None
+    ) -> tuple[Tensor, CurrentLIFState]:
+        spikes, _, state = self._sequence(x, state, steps, False)
         return spikes, state
+
+    def _sequence(
+        self, x: Tensor, state: CurrentLIFState | None, steps: int | None, potentials: bool
+    ) -> tuple[Tensor, Tensor | None, CurrentLIFState]:
+        check_current(x, None if state is None else (state.i, *state.membrane), "CurrentLIF", steps)
+        if state is None:
+            state = CurrentLIFState(at_rest(x, None), LIFState(at_rest(x, None)))
+        p = self.membrane.parameters_now()
+        spikes, u, i, membrane = current_sequence(
+            x, state.i, state.membrane, self.decay_synapse(), p, steps, potentials, self.backend
+        )
+        return spikes, u, CurrentLIFState(i, membrane)

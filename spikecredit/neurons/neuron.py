@@ -19,20 +19,24 @@ class Neuron(nn.Module):
     """
 
     spiking = True
+    takes_steps = True
+    """Whether `stream` and `forward` have the argument `steps`: a constant current is then given once."""
 
     @abstractmethod
-    def stream(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def stream(self, x: Tensor, state: Any = None, steps: int | None = None) -> tuple[Tensor, Any]:
         """Run one chunk of time.
 
         Args:
             x: input current, (T, B, *N).
             state: what the previous chunk returned; None at rest.
+            steps: T of a current that does not change in time and is given once, x (1, B, *N). Its gradient is then
+                summed over time where it arises; with an expanded x it takes T times the memory.
         Returns:
             output (T, B, *N) in x's dtype, and the state after the chunk.
         """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.stream(x)[0]
+    def forward(self, x: Tensor, steps: int | None = None) -> Tensor:
+        return self.stream(x, steps=steps)[0]
 
 
 def check_reset(reset: str) -> None:
@@ -55,21 +59,40 @@ def check_threshold(threshold: float) -> None:
         )
 
 
-def as_current(x: Tensor, state: Tensor | tuple[Tensor | None, ...] | None, owner: str) -> Tensor:
-    """x in the dtype of the state: float32 for half precisions, which cannot hold a leaky sum over many steps."""
+def state_dtype(x: Tensor) -> torch.dtype:
+    """float64 for float64, float32 otherwise: half precisions cannot hold a leaky sum over many steps."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def check_current(
+    x: Tensor, state: Tensor | tuple[Tensor | None, ...] | None, owner: str, steps: int | None = None
+) -> None:
+    """Refuse an input or a state that no neuron can take."""
     if x.ndim < 2 or x.shape[0] == 0:
         raise ValueError(f"{owner} takes input of shape (T, B, *N) with T >= 1, got {tuple(x.shape)}")
     if not x.is_floating_point():
         raise ValueError(f"{owner} takes a floating-point current, got {x.dtype}; write x.float()")
+    if steps is not None and (x.shape[0] != 1 or steps < 1):
+        raise ValueError(
+            f"{owner}: steps={steps} with an input of shape {tuple(x.shape)}: a current that is constant over "
+            "steps >= 1 is given once, (1, B, *N)"
+        )
     for part in state if isinstance(state, tuple) else (state,):
-        if part is not None and part.shape != x.shape[1:]:
+        if part is None:
+            continue
+        if part.shape != x.shape[1:]:
             raise ValueError(
                 f"{owner}: the state has shape {tuple(part.shape)}, the input {tuple(x.shape)} needs "
                 f"{tuple(x.shape[1:])}; pass state=None to start from rest"
             )
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        if part.device != x.device:
+            raise ValueError(f"{owner}: the state is on {part.device}, the input on {x.device}; move one of them")
+        if part.is_floating_point() and part.dtype != state_dtype(x):
+            raise ValueError(
+                f"{owner}: the state is {part.dtype}, an input of {x.dtype} needs {state_dtype(x)}; convert one of them"
+            )
 
 
 def at_rest(x: Tensor, state: Tensor | None) -> Tensor:
-    """The state, or zeros of one time step of x."""
-    return torch.zeros_like(x[0]) if state is None else state
+    """The state, or zeros for one time step of x, in the dtype of the state."""
+    return torch.zeros_like(x[0], dtype=state_dtype(x)) if state is None else state

@@ -10,16 +10,18 @@ class RateUnit(Neuron):
 
     spiking = False
     memoryless = True
+    takes_steps = False
 
     def rate(self, x: Tensor) -> Tensor:
         """The unit's activation function, elementwise."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.rate(x)
+    def forward(self, x: Tensor, steps: int | None = None) -> Tensor:
+        return self.stream(x, None, steps)[0]
 
-    def stream(self, x: Tensor, state: None = None) -> tuple[Tensor, None]:
-        return self.rate(x), None
+    def stream(self, x: Tensor, state: None = None, steps: int | None = None) -> tuple[Tensor, None]:
+        y = self.rate(x)
+        return y if steps is None else y.expand(steps, *y.shape[1:]), None
 
 
 class ReLU(RateUnit):

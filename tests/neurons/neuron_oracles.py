@@ -20,6 +20,7 @@ from spikecredit.neurons import (
     StraightThrough,
     Triangle,
 )
+from spikecredit.neurons.kernels import cpu, passes
 
 RESETS = ("subtract", "zero", "none")
 
@@ -146,3 +147,20 @@ def mutant(module, old, new):
     copy = types.ModuleType(module.__name__ + "_mutant")
     exec(compile(text.replace(old, new), module.__file__, "exec"), copy.__dict__)
     return copy
+
+
+def uncompiled(old="", new=""):
+    """The CPU backend as plain Python, with one piece of its text replaced (compiled, numba's cache could hide it)."""
+    texts = [Path(module.__file__).read_text() for module in (passes, cpu)]
+    assert not old or any(old in text for text in texts), f"the CPU backend no longer contains {old!r}"
+    copies = []
+    for module, text in zip((passes, cpu), texts, strict=True):
+        copy = types.ModuleType(module.__name__ + "_uncompiled")
+        copy.njit = copy.overload = lambda *_, **__: lambda function: function
+        copy.prange = range
+        for name in ("numba import njit, prange", "numba import njit", "numba.extending import overload"):
+            text = text.replace(f"from {name}\n", "\n")  # the lines keep their numbers, for the coverage report
+        exec(compile(text.replace(old, new) if old else text, module.__file__, "exec"), copy.__dict__)
+        copies.append(copy)
+    copies[1].passes = copies[0]
+    return copies[1]

@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neuron_oracles import FORMULAS, RESETS, close, lif_oracle, mutant, randn
+from neuron_oracles import FORMULAS, RESETS, close, lif_oracle, mutant, randn, uncompiled
 from torch import nn
 
-from spikecredit.neurons import LIF, ArcTan, FastSigmoid, LIFParameters, LIFState, Sigmoid, lif, lif_loop, lif_step
-from spikecredit.neurons.kernels import adjoint
+from spikecredit.neurons import LIF, ArcTan, FastSigmoid, LIFParameters, LIFState, Sigmoid, lif_loop, lif_step
+from spikecredit.neurons.kernels import backends, reference
+from spikecredit.neurons.kernels.sequence import lif_sequence
 
 REFRACTORY = (0, 1, 2, 3, 4)
 T, B, N = 40, 2, 5
@@ -36,7 +37,7 @@ def check_forward(loop, reset, refractory):
 
 
 def sequence(x, state, p):
-    return adjoint.lif_sequence(x, *state, p)
+    return lif_sequence(x, state, p)
 
 
 @pytest.mark.parametrize("loop", [lif_loop, sequence])
@@ -58,8 +59,10 @@ STEP_MUTANTS = {
         "torch.where(held, u, new)", "torch.where(held, u * p.beta, new)", ("none", 3)),
 }  # fmt: skip
 SEQUENCE_MUTANTS = {
-    ">= instead of >": ("torch.gt(u_t, p.threshold, out=s_t)", "torch.ge(u_t, p.threshold, out=s_t)", ("none", 0)),
-    "reset by the masked spike": ("r = s_t.clone()", "r = s_t", ("subtract", 3)),
+    ">= instead of >": ("one if u[j] > theta else nil", "one if u[j] >= theta else nil", ("none", 0)),
+    "a held neuron forgets its reset": ("r[j] = r[j] if wait[j] > nil else s[j]", "r[j] = s[j]", ("subtract", 3)),
+    "no (1 - r) in reset to zero": ("(one - r) * u[j] * at(beta, j)", "u[j] * at(beta, j)", ("zero", 0)),
+    "the potential leaks while refractory": ("u[j] = u[j] if wait[j] > nil else v", "u[j] = v", ("none", 3)),
 }
 
 
@@ -67,15 +70,16 @@ SEQUENCE_MUTANTS = {
 def test_a_wrong_step_is_noticed(name):
     old, new, case = STEP_MUTANTS[name]
     with pytest.raises(AssertionError):
-        check_forward(mutant(lif, old, new).lif_loop, *case)
+        check_forward(mutant(reference, old, new).lif_loop, *case)
 
 
 @pytest.mark.parametrize("name", SEQUENCE_MUTANTS)
-def test_a_wrong_sequence_is_noticed(name):
+def test_a_wrong_sequence_is_noticed(name, monkeypatch):
     old, new, case = SEQUENCE_MUTANTS[name]
-    broken = mutant(adjoint, old, new).lif_sequence
+    check_forward(sequence, *case)
+    monkeypatch.setattr(backends, "module", lambda backend: uncompiled(old, new))
     with pytest.raises(AssertionError):
-        check_forward(lambda x, state, p: broken(x, *state, p), *case)
+        check_forward(sequence, *case)
 
 
 @pytest.mark.parametrize("reset", RESETS)
@@ -317,7 +321,7 @@ def test_a_pure_step_with_a_refractory_period_starts_free():
     x = torch.full((9, 1, 1), 5.0)
     p = LIFParameters(0.9, refractory=3)
     start = LIFState(torch.zeros(1, 1))
-    for spikes in (lif_loop(x, start, p)[0], adjoint.lif_sequence(x, *start, p)[0], LIF(refractory=3).run(x, start)[0]):
+    for spikes in (lif_loop(x, start, p)[0], lif_sequence(x, start, p)[0], LIF(refractory=3).run(x, start)[0]):
         assert spikes.flatten().tolist() == [1, 0, 0, 1, 0, 0, 1, 0, 0]
 
 

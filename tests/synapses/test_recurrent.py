@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 import spikecredit as sc
-from spikecredit.neurons.lif import LIFParameters, LIFState, lif_step
+from spikecredit.neurons import LIFParameters, LIFState, lif_step
 
 
 def loop(layer, x, carry):

@@ -1,0 +1,435 @@
+"""The CPU backend: the time loop in blocks of neurons that stay in cache, compiled by numba.
+
+`Backend` in `flat.py` states the equations and the arguments; `passes.py` has the loops over one block.
+"""
+
+import os
+import threading
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numba import njit, prange
+from torch import Tensor
+
+from spikecredit.neurons.kernels import passes
+from spikecredit.neurons.kernels.flat import SEGMENT, Decays, Membrane, State
+
+WIDTH = 4096
+"""Neurons a block: long enough rows for the prefetcher, and (SEGMENT + 1) rows in the second-level cache."""
+
+GRAIN = 1 << 15
+"""Neuron-steps a thread must have to be worth waking (about 10 us of work)."""
+
+
+# ---- whole sequences for the neurons from start to stop
+
+U, I, A, R, WAIT = 0, 1, 2, 3, 4  # noqa: E741
+"""Rows of a block's state. A state in memory has the rows that `present` lists, in this order."""
+
+
+@njit(**passes.COMPILE)
+def _load(memory, present, begin, rows, n):
+    for f in range(len(present)):
+        passes.copy(memory[f, begin : begin + n], rows[present[f], :n])
+
+
+@njit(**passes.COMPILE)
+def _store(rows, present, memory, begin, n):
+    for f in range(len(present)):
+        passes.copy(rows[present[f], :n], memory[f, begin : begin + n])
+
+
+@njit(**passes.COMPILE)
+def _advance(now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive, explicit, n):
+    """One step of a block; s is written where the reset is explicit."""
+    u = now[U, :n]
+    if synapse:
+        passes.leak(now[I, :n], current, alpha)
+        current = now[I, :n]
+    if explicit:
+        r, a, wait = now[R, :n], now[A, :n], now[WAIT, :n]
+        passes.membrane(u, current, r, wait, beta, theta, zero, subtract)
+        passes.spike(u, a, wait, theta, b, s)
+        passes.after_spike(s, r, wait, hold)
+        if adaptive:
+            passes.leak(a, s, rho)
+    else:
+        passes.step(u, current, beta, theta, zero, subtract)
+
+
+@njit(**passes.COMPILE)
+def _forward(
+    start, stop, x, stride, state, present, beta_, alpha_, rho_, theta, b, zero, subtract, hold,
+    spikes, one, potentials, checkpoints, every, last,
+):  # fmt: skip
+    synapse, adaptive, explicit = I in present, A in present, R in present
+    width = min(WIDTH, stop - start)
+    rows, line = np.zeros((5, width), state.dtype), np.zeros((2, width), state.dtype)
+    nil = state.dtype.type(0)
+    for begin in range(start, stop, width):
+        end = min(begin + width, stop)
+        n = end - begin
+        s, scratch = line[0, :n], line[1, :n]
+        beta, alpha = passes.part(beta_, begin, end), passes.part(alpha_, begin, end)
+        rho = passes.part(rho_, begin, end)
+        _load(state, present, begin, rows, n)
+        for t in range(spikes.shape[0]):
+            if t and t % every == 0 and checkpoints.shape[0]:
+                _store(rows, present, checkpoints[t // every - 1], begin, n)
+            current = passes.row(x[t * stride + begin : t * stride + end], scratch)
+            _advance(rows, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive, explicit, n)
+            if explicit:
+                passes.fire(s, nil, spikes[t, begin:end], one)
+            else:
+                passes.fire(rows[U, :n], theta, spikes[t, begin:end], one)
+            if potentials.shape[0]:
+                passes.copy(rows[U, :n], potentials[t, begin:end])
+        _store(rows, present, last, begin, n)
+
+
+@njit(**passes.COMPILE)
+def _backward(
+    start, stop, x, stride, state, present, beta_, alpha_, rho_, theta, b, zero, subtract, hold, detached, kind, shape,
+    checkpoints, every, gs, gs_stride, gu, gu_stride, last, last_present, gx, first, first_present, learned, steps,
+):  # fmt: skip
+    synapse, adaptive = I in present, A in present
+    explicit = R in present or not detached  # a plain LIF with detached reset takes fewer passes
+    derived = explicit and R not in present
+    constant = gx.shape[0] < steps
+    nil, one = state.dtype.type(0), state.dtype.type(1)
+    width, most = min(WIDTH, stop - start), min(every, steps)
+    past = np.zeros((most + 1, 5 if explicit or synapse else 1, width), state.dtype)  # the states of a segment
+    adjoint, line = np.zeros((4, width), state.dtype), np.zeros((8, width), state.dtype)
+    for begin in range(start, stop, width):
+        end = min(begin + width, stop)
+        n = end - begin
+        c, ci, h, k = adjoint[U, :n], adjoint[I, :n], adjoint[A, :n], adjoint[R, :n]
+        q, live, psi, v = line[0, :n], line[1, :n], line[2, :n], line[3, :n]
+        gs_row, gx_row, total, s = line[4, :n], line[5, :n], line[6, :n], line[7, :n]
+        beta, alpha = passes.part(beta_, begin, end), passes.part(alpha_, begin, end)
+        rho = passes.part(rho_, begin, end)
+        adjoint[:] = nil
+        total[:] = nil
+        gs_row[:] = nil
+        _load(last, last_present, begin, adjoint, n)
+        for segment in range((steps - 1) // every, -1, -1):
+            t0, t1 = segment * every, min((segment + 1) * every, steps)
+            if segment:
+                _load(checkpoints[segment - 1], present, begin, past[0], n)
+            else:
+                _load(state, present, begin, past[0], n)
+            if derived:
+                passes.fire(past[0, U, :n], theta, past[0, R, :n], one)
+            for t in range(t0, t1):  # the states once more
+                past[t - t0 + 1, :, :n] = past[t - t0, :, :n]
+                current = passes.row(x[t * stride + begin : t * stride + end], v)
+                _advance(
+                    past[t - t0 + 1], current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive,
+                    explicit, n,
+                )  # fmt: skip
+            for t in range(t1 - 1, t0 - 1, -1):  # and back in time
+                old, u = past[t - t0], past[t - t0 + 1, U, :n]
+                before, g = old[U, :n], gs_row
+                if len(gs):
+                    g = passes.row(gs[t * gs_stride + begin : t * gs_stride + end], gs_row)
+                if len(gu):
+                    passes.add(c, gu[t * gu_stride + begin : t * gu_stride + end])
+                if adaptive:
+                    passes.distance(u, old[A, :n], b, theta, v)
+                else:
+                    passes.subtract(u, theta, v)
+                passes.surrogate(kind, shape, v, psi)
+                destination = gx[0 if constant else t, begin:end]
+                wanted = gx_row if constant else passes.target(destination, gx_row)
+                out = live if synapse else wanted
+                if explicit:
+                    held, r = old[WAIT, :n], old[R, :n]
+                    passes.through_spike(g, h, k, psi, held, q)
+                    passes.add(c, q)
+                    passes.live(c, held, out)
+                    if adaptive:
+                        if len(learned):
+                            passes.add_product(learned[2, begin:end], h, old[A, :n])
+                        passes.relax(h, q, rho, b)
+                    passes.keep(out, r, q, zero)
+                    if len(learned):
+                        passes.add_product(learned[0, begin:end], q, before)
+                    if detached:
+                        k[:] = nil
+                    else:
+                        passes.to_reset(k, out, before, beta, theta if subtract else nil, held, zero)
+                    passes.back_in_time(c, q, beta, held)
+                else:
+                    passes.adjoint(c, psi, g, out, beta)
+                    if zero or len(learned):
+                        passes.fire(before, theta, s, one)
+                        passes.keep(out, s, q, zero)
+                        if len(learned):
+                            passes.add_product(learned[0, begin:end], q, before)
+                        passes.scale(q, beta, c)
+                if synapse:
+                    passes.filter_back(ci, live, alpha, wanted)
+                    if len(learned):
+                        passes.add_product(learned[1, begin:end], wanted, old[I, :n])
+                if constant:
+                    passes.add(total, wanted)
+                else:
+                    passes.commit(destination, wanted)
+        if constant:
+            destination = gx[0, begin:end]
+            wanted = passes.target(destination, gx_row)
+            passes.copy(total, wanted)
+            passes.commit(destination, wanted)
+        _store(adjoint, first_present, first, begin, n)
+
+
+@njit(**passes.COMPILE)
+def _integrate(start, stop, x, stride, u0, beta_, potentials):
+    width = min(WIDTH, stop - start)
+    U, X = np.empty(width, u0.dtype), np.empty(width, u0.dtype)
+    for begin in range(start, stop, width):
+        end = min(begin + width, stop)
+        u, beta = U[: end - begin], passes.part(beta_, begin, end)
+        passes.copy(u0[begin:end], u)
+        for t in range(potentials.shape[0]):
+            passes.leak(u, passes.row(x[t * stride + begin : t * stride + end], X[: end - begin]), beta)
+            passes.copy(u, potentials[t, begin:end])
+
+
+@njit(**passes.COMPILE)
+def _integrate_back(start, stop, grad, stride, steps, u0, beta_, potentials, gx, gu0, g_beta):
+    constant = gx.shape[0] < steps
+    width = min(WIDTH, stop - start)
+    C, G, SUM = np.empty(width, u0.dtype), np.empty(width, u0.dtype), np.empty(width, u0.dtype)
+    for begin in range(start, stop, width):
+        end = min(begin + width, stop)
+        n = end - begin
+        c, g, total, beta = C[:n], G[:n], SUM[:n], passes.part(beta_, begin, end)
+        c[:], total[:] = 0, 0
+        for t in range(steps - 1, -1, -1):
+            passes.copy(grad[t * stride + begin : t * stride + end], g)
+            passes.add(g, c)
+            if constant:
+                passes.add(total, g)
+            else:
+                wanted = passes.target(gx[t, begin:end], g)
+                passes.copy(g, wanted)
+                passes.commit(gx[t, begin:end], wanted)
+            if len(g_beta):
+                passes.add_product(g_beta[begin:end], g, potentials[t - 1, begin:end] if t else u0[begin:end])
+            for j in range(n):
+                c[j] = g[j] * passes.at(beta, j)
+        if constant:
+            wanted = passes.target(gx[0, begin:end], total)
+            passes.copy(total, wanted)
+            passes.commit(gx[0, begin:end], wanted)
+        passes.copy(c, gu0[begin:end])
+
+
+# ---- threads
+
+
+PARALLEL = {**passes.COMPILE, "parallel": True}
+
+
+@njit(**PARALLEL)
+def _forward_parallel(parts, chunk, n, *arguments):
+    for p in prange(parts):
+        _forward(p * chunk, min((p + 1) * chunk, n), *arguments)
+
+
+@njit(**PARALLEL)
+def _backward_parallel(parts, chunk, n, *arguments):
+    for p in prange(parts):
+        _backward(p * chunk, min((p + 1) * chunk, n), *arguments)
+
+
+@njit(**PARALLEL)
+def _integrate_parallel(parts, chunk, n, *arguments):
+    for p in prange(parts):
+        _integrate(p * chunk, min((p + 1) * chunk, n), *arguments)
+
+
+@njit(**PARALLEL)
+def _integrate_back_parallel(parts, chunk, n, *arguments):
+    for p in prange(parts):
+        _integrate_back(p * chunk, min((p + 1) * chunk, n), *arguments)
+
+
+_LOCK = threading.Lock()  # one parallel region at a time: not every threading layer of numba allows two
+_first_process = os.getpid()
+
+
+def _run(serial: Any, parallel: Any, steps: int, n: int, *arguments: Any) -> None:
+    """Share the neurons among as many threads as torch uses, and leave torch's setting as it was."""
+    threads = torch.get_num_threads()
+    # A forked child of a process that used OpenMP may not use it again. Otherwise small work takes the parallel code
+    # too, on one thread: the compiler's time is spent once.
+    if threads == 1 or os.getpid() != _first_process:
+        serial(0, n, *arguments)
+        return
+    parts = max(1, min(threads, numba.config.NUMBA_NUM_THREADS, steps * n // GRAIN))  # type: ignore[attr-defined]
+    chunk = -(-n // parts + 15) // 16 * 16  # whole cache lines
+    with _LOCK:
+        numba.set_num_threads(parts)
+        parallel(-(-n // chunk), chunk, n, *arguments)
+    if torch.get_num_threads() != threads:  # numba's first parallel call sets OpenMP's number, which is torch's
+        torch.set_num_threads(threads)
+
+
+# ---- torch's tensors as numba's arguments
+
+
+def _array(v: Tensor | None, like: Tensor, dtype: torch.dtype | None = None) -> Any:
+    """A tensor's memory as an array; an empty one of `like`'s type for None."""
+    if v is None:
+        return np.empty(0, _numpy(dtype or like.dtype))
+    if v.dtype == torch.bfloat16:
+        v = v.view(torch.uint16)
+    return v.detach().numpy()
+
+
+def _sequence(v: Tensor | None, like: Tensor) -> tuple[Any, int]:
+    """A sequence (T, N) of strides (any, 1) as one row of memory, and its time stride."""
+    if v is None:
+        return _array(None, like), 0
+    steps, n = v.shape
+    stride = v.stride(0) if steps > 1 else 0
+    return _array(v.as_strided(((steps - 1) * stride + n,), (1,)), like), stride
+
+
+def _numpy(dtype: torch.dtype) -> Any:
+    return {torch.float64: np.float64, torch.bfloat16: np.uint16, torch.int32: np.int32}.get(dtype, np.float32)
+
+
+def _decays(decays: Decays, state: Tensor) -> tuple[Any, ...]:
+    """All three as numbers, or all three as arrays, so that few signatures are compiled."""
+    values = [0.0 if d is None else d for d in decays]
+    values = [d.item() if isinstance(d, Tensor) and d.ndim == 0 else d for d in values]
+    number = _numpy(state.dtype)
+    if not any(isinstance(d, Tensor) for d in values):
+        return tuple(number(d) for d in values)
+    return tuple(
+        d.detach().to(state.dtype).numpy() if isinstance(d, Tensor) else np.full(state.shape, d, number) for d in values
+    )
+
+
+def _rows(state: State, u: Tensor) -> tuple[Any, Any]:
+    """A state's fields as the rows of one array, and which fields they are."""
+    present = np.array([f for f, v in enumerate(state) if v is not None], np.int64)
+    fields = [v if v.dtype == u.dtype else v.to(u.dtype) for v in state if v is not None]
+    if len(fields) == 1:
+        return fields[0][None].detach().numpy(), present  # the common case, without a copy
+    rows = torch.stack(fields) if fields else u.new_empty((0, u.numel()))
+    return rows.detach().numpy(), present
+
+
+def _write(rows: Any, state: State) -> None:
+    """What the kernel wrote into rows made by `_rows`, back to the state's fields."""
+    fields = [v for v in state if v is not None]
+    if len(fields) > 1:
+        for row, field in zip(rows, fields, strict=True):
+            field.copy_(torch.from_numpy(row))
+
+
+def _numbers(m: Membrane, u: Tensor) -> tuple[Any, ...]:
+    """theta, b, zero, subtract, refractory - 1."""
+    number = _numpy(u.dtype)
+    hold = number(max(m.refractory - 1, 0))
+    return number(m.threshold), number(m.adaptation), m.reset == "zero", m.reset == "subtract", hold
+
+
+def _one(x: Tensor) -> Any:
+    return np.uint16(0x3F80) if x.dtype == torch.bfloat16 else _numpy(x.dtype)(1)
+
+
+def forward(
+    x: Tensor,
+    state: State,
+    decays: Decays,
+    m: Membrane,
+    spikes: Tensor,
+    potentials: Tensor | None,
+    checkpoints: Tensor | None,
+    last: State,
+) -> None:
+    assert state.u is not None
+    u, (steps, n) = state.u, spikes.shape
+    end, _ = _rows(last, u)
+    _run(
+        _forward, _forward_parallel, steps, n,
+        *_sequence(x, u), *_rows(state, u), *_decays(decays, u), *_numbers(m, u),
+        _array(spikes, u), _one(x), _matrix(potentials, u), _checkpoints(checkpoints, u), SEGMENT, end,
+    )  # fmt: skip
+    _write(end, last)
+
+
+def backward(
+    x: Tensor,
+    state: State,
+    decays: Decays,
+    m: Membrane,
+    checkpoints: Tensor | None,
+    grad_spikes: Tensor | None,
+    grad_potentials: Tensor | None,
+    grad_last: State,
+    grad_x: Tensor,
+    grad_state: State,
+    grad_decays: Decays,
+) -> None:
+    assert state.u is not None
+    u, given = state.u, grad_potentials if grad_spikes is None else grad_spikes
+    assert given is not None
+    steps, n = given.shape
+    shape = np.zeros(4, _numpy(u.dtype))
+    shape[: len(m.shape)] = m.shape
+    asked = [d for d in grad_decays if isinstance(d, Tensor)]
+    learned = torch.zeros((3, n), dtype=u.dtype) if asked else None
+    start, start_present = _rows(grad_state, u)
+    _run(
+        _backward, _backward_parallel, steps, n,
+        *_sequence(x, u), *_rows(state, u), *_decays(decays, u), *_numbers(m, u), m.detach_reset,
+        passes.SURROGATES.index(m.surrogate), shape, _checkpoints(checkpoints, u), SEGMENT,
+        *_sequence(grad_spikes, x), *_sequence(grad_potentials, u), *_rows(grad_last, u),
+        _array(grad_x, u), start, start_present, _matrix(learned, u), steps,
+    )  # fmt: skip
+    _write(start, grad_state)
+    if learned is not None:
+        for gradient, total in zip(grad_decays, learned, strict=True):
+            if isinstance(gradient, Tensor):
+                gradient.copy_(total)
+
+
+def leaky_forward(x: Tensor, u: Tensor, beta: Tensor | float, potentials: Tensor) -> None:
+    beta_ = _decays(Decays(beta), u)[0]
+    _run(
+        _integrate, _integrate_parallel, *potentials.shape, *_sequence(x, u), _array(u, u), beta_, _array(potentials, u)
+    )
+
+
+def leaky_backward(
+    grad: Tensor,
+    u: Tensor,
+    beta: Tensor | float,
+    potentials: Tensor | None,
+    grad_x: Tensor,
+    grad_u: Tensor,
+    grad_beta: Tensor | None,
+) -> None:
+    if grad_beta is not None:
+        grad_beta.zero_()
+    _run(
+        _integrate_back, _integrate_back_parallel, *grad.shape,
+        *_sequence(grad, u), grad.shape[0], _array(u, u), _decays(Decays(beta), u)[0], _matrix(potentials, u),
+        _array(grad_x, u), _array(grad_u, u), _array(grad_beta, u),
+    )  # fmt: skip
+
+
+def _matrix(v: Tensor | None, u: Tensor) -> Any:
+    return np.empty((0, 0), _numpy(u.dtype)) if v is None else v.detach().numpy()
+
+
+def _checkpoints(v: Tensor | None, u: Tensor) -> Any:
+    return np.empty((0, 0, 0), _numpy(u.dtype)) if v is None else v.detach().numpy()

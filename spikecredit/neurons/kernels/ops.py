@@ -1,0 +1,339 @@
+"""The time loops as `torch.library` operators: their memory, layout and gradients; `flat.py` states what they compute.
+
+`spiking` serves all spiking neurons, `leaky` the readout. Each allocates its results in the layout of its input, hands
+flat tensors to the backend, and computes its gradient by a second operator, so that `torch.compile` sees opaque nodes.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikecredit.neurons.kernels import backends
+from spikecredit.neurons.kernels.flat import (
+    Decays,
+    Membrane,
+    State,
+    flat,
+    flat_sequence,
+    segment_of,
+    slice_strides,
+    unflat,
+)
+from spikecredit.neurons.neuron import state_dtype
+from spikecredit.neurons.surrogate import SURROGATES
+
+
+def _fields(u: Tensor, i: Tensor | None, a: Tensor | None, r: Tensor | None, wait: Tensor | None) -> int:
+    """Rows of a checkpoint."""
+    general = a is not None or wait is not None
+    return 1 + (i is not None) + (a is not None) + general + (wait is not None)
+
+
+def _outputs(
+    x: Tensor, steps: int, state: State, potentials: bool, keep: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Memory for spikes, potentials, the last state (u, i, a, r, wait) and the checkpoints, laid out as x."""
+    shape, strides, dtype, device = x.shape[1:], slice_strides(x), state_dtype(x), x.device
+    n = shape.numel()
+    nothing = x.new_empty(0, dtype=dtype)
+
+    def slice_(field: Tensor | None, dtype: torch.dtype = dtype) -> Tensor:
+        if field is None:
+            return x.new_empty(0, dtype=dtype)
+        return torch.empty_strided(shape, strides, dtype=dtype, device=device)
+
+    every = (n, *strides)
+    spikes = torch.empty_strided((steps, *shape), every, dtype=x.dtype, device=device)
+    u = torch.empty_strided((steps, *shape), every, dtype=dtype, device=device) if potentials else nothing
+    count = (steps - 1) // segment_of(backend) if keep else 0
+    fields = _fields(*state)  # type: ignore[arg-type]
+    checkpoints = torch.empty((count, fields, n), dtype=dtype, device=device)
+    return (
+        spikes, u, slice_(state.u), slice_(state.i), slice_(state.a), slice_(state.r),
+        slice_(state.wait, torch.int32), checkpoints,
+    )  # fmt: skip
+
+
+def _flat_factor(tensor: Tensor | None, number: float, like: Tensor, strides: tuple[int, ...]) -> Tensor | float:
+    """A decay factor for one time step `like` (B, *N): a number, a tensor of shape (), or (N,) in memory order."""
+    if tensor is None:
+        return number
+    if tensor.numel() == 1:
+        return tensor.reshape(())
+    return flat(tensor.to(state_dtype(like)).expand(like.shape), strides)
+
+
+def _flat_arguments(
+    x: Tensor, steps: int, state: State, factors: tuple[Tensor | None, ...], numbers: list[float], threshold: float
+) -> tuple[tuple[int, ...], Tensor, State, Decays]:
+    """Strides of a time step, x, the state with its pending reset, and the decays, as a backend takes them."""
+    strides, dtype = slice_strides(x), state_dtype(x)
+    fields = [
+        None if v is None else flat(v.detach() if v.dtype in (dtype, torch.int32) else v.detach().to(dtype), strides)
+        for v in state
+    ]
+    if fields[3] is None and fields[4] is not None:  # a plain LIF with a refractory period
+        assert fields[0] is not None
+        fields[3] = (fields[0] > threshold).to(dtype)
+    decays = (_flat_factor(f, v, x[0], strides) for f, v in zip(factors, numbers, strict=True))
+    return strides, flat_sequence(x.detach(), strides, steps), State(*fields), Decays(*decays)
+
+
+@torch.library.custom_op("spikecredit::spiking", mutates_args=())
+def spiking(
+    x: Tensor,
+    steps: int,
+    u: Tensor,
+    i: Tensor | None,
+    a: Tensor | None,
+    r: Tensor | None,
+    wait: Tensor | None,
+    beta: Tensor | None,
+    alpha: Tensor | None,
+    rho: Tensor | None,
+    numbers: list[float],
+    threshold: float,
+    adaptation: float,
+    reset: str,
+    refractory: int,
+    surrogate: str,
+    shape: list[float],
+    detach_reset: bool,
+    potentials: bool,
+    keep: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Spikes, potentials, last u, i, a, r, wait (empty where there is none) and checkpoints."""
+    state = State(u, i, a, r, wait)
+    outputs = _outputs(x, steps, state, potentials, keep, backend)
+    if x.numel() == 0:
+        return outputs
+    strides, x_, state_, decays = _flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold)
+    m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
+    spikes, u_, *last, checkpoints = outputs
+    ends = [None if v is None else flat(end, strides) for v, end in zip(state, last, strict=True)]
+    if r is None and state_.r is not None:
+        ends[3] = torch.empty_like(state_.r)  # written, and not handed out
+    backends.module(backend).forward(
+        x_, state_, decays, m, flat_sequence(spikes, strides, steps),
+        flat_sequence(u_, strides, steps) if potentials else None,
+        checkpoints if checkpoints.shape[0] else None, State(*ends),
+    )  # fmt: skip
+    return outputs
+
+
+@spiking.register_fake
+def _(x, steps, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
+      threshold, adaptation, reset, refractory, surrogate, shape,
+      detach_reset, potentials, keep, backend):  # fmt: skip
+    return _outputs(x, steps, State(u, i, a, r, wait), potentials, keep, backend)
+
+
+@torch.library.custom_op("spikecredit::spiking_backward", mutates_args=())
+def spiking_backward(
+    x: Tensor,
+    steps: int,
+    u: Tensor,
+    i: Tensor | None,
+    a: Tensor | None,
+    r: Tensor | None,
+    wait: Tensor | None,
+    beta: Tensor | None,
+    alpha: Tensor | None,
+    rho: Tensor | None,
+    numbers: list[float],
+    threshold: float,
+    adaptation: float,
+    reset: str,
+    refractory: int,
+    surrogate: str,
+    shape: list[float],
+    detach_reset: bool,
+    backend: str,
+    checkpoints: Tensor,
+    grad_spikes: Tensor | None,
+    grad_potentials: Tensor | None,
+    grad_u: Tensor | None,
+    grad_i: Tensor | None,
+    grad_a: Tensor | None,
+    grad_r: Tensor | None,
+    learned: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, u, i, a, r, beta, alpha, rho; empty where there is none."""
+    state = State(u, i, a, r, wait)
+    outputs = _gradients(x, state, (beta, alpha, rho), learned)
+    if x.numel() == 0:
+        return tuple(v.zero_() for v in outputs)  # type: ignore[return-value]
+    strides, x_, state_, decays = _flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold)
+    m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
+    n = x_.shape[1]
+    g_x, g_u, g_i, g_a, g_r = outputs[:5]
+    if grad_spikes is None and grad_potentials is None:  # only the last state is used
+        grad_spikes = x.new_zeros((1, *x.shape[1:])).expand(steps, *x.shape[1:])
+    derived = r is None and not detach_reset and reset != "none"
+    first = State(
+        flat(g_u, strides), None if i is None else flat(g_i, strides), None if a is None else flat(g_a, strides),
+        x.new_empty(n, dtype=g_u.dtype) if derived else None if r is None else flat(g_r, strides),
+    )  # fmt: skip
+    factors = Decays(*(x.new_empty(n, dtype=g_u.dtype) if wanted else None for wanted in learned))
+    backends.module(backend).backward(
+        x_, state_, decays, m, checkpoints if checkpoints.shape[0] else None,
+        None if grad_spikes is None else flat_sequence(grad_spikes.to(x.dtype), strides, steps),
+        None if grad_potentials is None else flat_sequence(grad_potentials, strides, steps),
+        State(*(None if v is None else flat(v.to(g_u.dtype), strides) for v in (grad_u, grad_i, grad_a, grad_r))),
+        flat_sequence(g_x, strides, g_x.shape[0]), first, factors,
+    )  # fmt: skip
+    if derived:  # the first reset is H(u - theta) of the first state
+        assert first.u is not None and first.r is not None and state_.u is not None
+        psi = SURROGATES[surrogate](*shape).derivative(state_.u - threshold)
+        first.u.addcmul_(first.r, psi)
+    for out, given, factor in zip(outputs[5:], (beta, alpha, rho), factors, strict=True):
+        if isinstance(factor, Tensor) and given is not None:
+            out.copy_(unflat(factor, x.shape[1:], strides).sum_to_size(given.shape))
+    return outputs
+
+
+def _gradients(
+    x: Tensor, state: State, factors: tuple[Tensor | None, ...], learned: list[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    shape, strides = x.shape[1:], slice_strides(x)
+    options = {"dtype": state_dtype(x), "device": x.device}
+    nothing = [x.new_empty(0, dtype=state_dtype(x)) for _ in range(7)]
+    slices = [
+        nothing[k] if v is None else torch.empty_strided(shape, strides, **options)  # type: ignore[arg-type]
+        for k, v in enumerate(state[:4])
+    ]
+    decays = [
+        torch.empty_like(v) if v is not None and wanted else nothing[4 + k]
+        for k, (v, wanted) in enumerate(zip(factors, learned, strict=True))
+    ]
+    g_x = torch.empty_strided(x.shape, (shape.numel(), *strides), dtype=x.dtype, device=x.device)
+    return (g_x, *slices, *decays)  # type: ignore[return-value]
+
+
+@spiking_backward.register_fake
+def _(x, steps, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
+      threshold, adaptation, reset, refractory, surrogate, shape,
+      detach_reset, backend, checkpoints, grad_spikes, grad_potentials, grad_u, grad_i, grad_a, grad_r,
+      learned):  # fmt: skip
+    return _gradients(x, State(u, i, a, r, wait), (beta, alpha, rho), learned)
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, steps, u, i, a, r, wait, beta, alpha, rho, *numbers, _, _, backend = inputs
+    ctx.save_for_backward(x, u, i, a, r, wait, beta, alpha, rho, output[7])
+    ctx.steps, ctx.numbers, ctx.backend = steps, numbers, backend
+    ctx.mark_non_differentiable(output[6], output[7])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    x, *state, beta, alpha, rho, checkpoints = ctx.saved_tensors
+    learned = [bool(needed) for needed in ctx.needs_input_grad[7:10]]
+    results = spiking_backward(
+        x, ctx.steps, *state, beta, alpha, rho, *ctx.numbers, ctx.backend, checkpoints, *grads[:6], learned
+    )
+    g_x, *g_state, g_beta, g_alpha, g_rho = results
+    needs = ctx.needs_input_grad
+    wanted = [g_x if needs[0] else None, None, *(g if needs[2 + k] else None for k, g in enumerate(g_state)), None]
+    detach_reset = ctx.numbers[-1]
+    if detach_reset:
+        wanted[5] = None
+    factors = (g if flag else None for g, flag in zip((g_beta, g_alpha, g_rho), learned, strict=True))
+    return (*wanted, *factors, *[None] * 11)
+
+
+spiking.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+@torch.library.custom_op("spikecredit::leaky", mutates_args=())
+def leaky(x: Tensor, steps: int, u: Tensor, beta: Tensor | None, number: float, backend: str) -> Tensor:
+    """u[t] = beta u[t-1] + x[t], in the state's dtype."""
+    potentials = _potentials(x, steps)
+    if x.numel():
+        strides, x_, state, decays = _flat_arguments(x, steps, State(u), (beta,), [number], 0.0)
+        assert state.u is not None and decays.beta is not None
+        backends.module(backend).leaky_forward(x_, state.u, decays.beta, flat_sequence(potentials, strides, steps))
+    return potentials
+
+
+def _potentials(x: Tensor, steps: int) -> Tensor:
+    shape, strides = x.shape[1:], slice_strides(x)
+    every = (shape.numel(), *strides)
+    return torch.empty_strided((steps, *shape), every, dtype=state_dtype(x), device=x.device)
+
+
+@leaky.register_fake
+def _(x: Tensor, steps: int, u: Tensor, beta: Tensor | None, number: float, backend: str) -> Tensor:
+    return _potentials(x, steps)
+
+
+@torch.library.custom_op("spikecredit::leaky_backward", mutates_args=())
+def leaky_backward(
+    grad: Tensor, x: Tensor, u: Tensor, beta: Tensor | None, number: float, backend: str, potentials: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, u and beta (empty if `potentials` is None: nobody asks)."""
+    outputs = _leaky_gradients(x, u, beta, potentials)
+    if x.numel() == 0:
+        return tuple(v.zero_() for v in outputs)  # type: ignore[return-value]
+    g_x, g_u, g_beta = outputs
+    steps = grad.shape[0]
+    strides, _, state, decays = _flat_arguments(x, steps, State(u), (beta,), [number], 0.0)
+    assert state.u is not None and decays.beta is not None
+    factor = None if potentials is None else torch.empty_like(state.u)
+    backends.module(backend).leaky_backward(
+        flat_sequence(grad, strides, steps), state.u, decays.beta,
+        None if potentials is None else flat_sequence(potentials, strides, steps),
+        flat_sequence(g_x, strides, g_x.shape[0]), flat(g_u, strides), factor,
+    )  # fmt: skip
+    if factor is not None and beta is not None:
+        g_beta.copy_(unflat(factor, x.shape[1:], strides).sum_to_size(beta.shape))
+    return outputs
+
+
+def _leaky_gradients(
+    x: Tensor, u: Tensor, beta: Tensor | None, potentials: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape, strides = x.shape[1:], slice_strides(x)
+    g_x = torch.empty_strided(x.shape, (shape.numel(), *strides), dtype=x.dtype, device=x.device)
+    g_u = torch.empty_strided(shape, strides, dtype=state_dtype(x), device=x.device)
+    return g_x, g_u, x.new_empty(0) if beta is None or potentials is None else torch.empty_like(beta)
+
+
+@leaky_backward.register_fake
+def _(grad, x, u, beta, number, backend, potentials):  # type: ignore[no-untyped-def]
+    return _leaky_gradients(x, u, beta, potentials)
+
+
+def _keep_leaky(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, _, u, beta, number, backend = inputs
+    ctx.save_for_backward(x, u, beta, output if ctx.needs_input_grad[3] else None)
+    ctx.number, ctx.backend = number, backend
+
+
+def _leaky_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, u, beta, potentials = ctx.saved_tensors
+    g_x, g_u, g_beta = leaky_backward(grad, x, u, beta, ctx.number, ctx.backend, potentials)
+    needs = ctx.needs_input_grad
+    return g_x if needs[0] else None, None, g_u if needs[2] else None, g_beta if needs[3] else None, None, None
+
+
+leaky.register_autograd(_leaky_backward, setup_context=_keep_leaky)
+
+
+# ---- second derivatives
+
+
+def _nothing_kept(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    pass
+
+
+def _refuse(ctx: Any, *grads: Tensor | None) -> None:
+    raise RuntimeError(
+        "second derivatives through a neuron's kernel are not implemented: build the neuron with backend='reference'"
+    )
+
+
+spiking_backward.register_autograd(_refuse, setup_context=_nothing_kept)
+leaky_backward.register_autograd(_refuse, setup_context=_nothing_kept)

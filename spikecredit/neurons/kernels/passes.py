@@ -1,0 +1,329 @@
+"""The CPU backend's passes: each a loop over one block of neurons, compiled by numba.
+
+A pass is a loop of its own over rows in the first-level cache: one with few arrays becomes vector instructions, one
+with many does not (measured: 0.05 to 0.12 ns per element a pass, against about 1 ns for a loop that does everything).
+bfloat16 is handed over as uint16 bits and converted row by row. Nothing is contracted to fused multiply-adds, so that
+spikes equal the reference's bit for bit. The code is plain Python as well: the tests run it uncompiled, too.
+"""
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+from numba import njit
+from numba.extending import overload
+
+COMPILE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True}
+SURROGATES = ("fast_sigmoid", "arctan", "triangle", "gaussian", "sigmoid", "straight_through", "multi_gaussian")
+"""The codes of the surrogates, by position."""
+
+
+# ---- what depends on types: rows that may be bfloat16 bits, factors that may be one number or one per neuron
+
+
+def row(source, scratch):
+    """The row itself, or its bfloat16 bits as float32 in `scratch`."""
+    if source.dtype != np.uint16:
+        return source
+    scratch.view(np.uint32)[:] = source.astype(np.uint32) << 16
+    return scratch
+
+
+def target(destination, scratch):
+    """Where to compute a row for `destination`: there, or in `scratch` if it takes bfloat16 bits."""
+    return scratch if destination.dtype == np.uint16 else destination
+
+
+def commit(destination, values):
+    """Finish what `target` began: round float32 to bfloat16, to nearest, ties to even; NaN stays NaN."""
+    if destination.dtype == np.uint16:
+        bits = values.view(np.uint32)
+        rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+        destination[:] = np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)
+
+
+def at(factor, j):
+    """A factor's value for the j-th neuron of a block."""
+    return factor[j] if isinstance(factor, np.ndarray) else factor
+
+
+def part(factor, start, stop):
+    """A factor's values for a block."""
+    return factor[start:stop] if isinstance(factor, np.ndarray) else factor
+
+
+def _is_bits(array: Any) -> bool:
+    return array.dtype == numba.uint16
+
+
+@overload(row)
+def _row(source, scratch):
+    if not _is_bits(source):
+        return lambda source, scratch: source
+
+    def convert(source, scratch):
+        bits = scratch.view(np.uint32)
+        for j in range(len(source)):
+            bits[j] = np.uint32(source[j]) << np.uint32(16)
+        return scratch
+
+    return convert
+
+
+@overload(target)
+def _target(destination, scratch):
+    if _is_bits(destination):
+        return lambda destination, scratch: scratch
+    return lambda destination, scratch: destination
+
+
+@overload(commit)
+def _commit(destination, values):
+    if not _is_bits(destination):
+        return lambda destination, values: None
+
+    def convert(destination, values):
+        bits = values.view(np.uint32)
+        for j in range(len(destination)):
+            word = bits[j]
+            rounded = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+            nan = (word & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+            destination[j] = np.uint16(np.uint32(0x7FC0) if nan else rounded)
+
+    return convert
+
+
+@overload(at)
+def _at(factor, j):
+    if isinstance(factor, numba.types.Array):
+        return lambda factor, j: factor[j]
+    return lambda factor, j: factor
+
+
+@overload(part)
+def _part(factor, start, stop):
+    if isinstance(factor, numba.types.Array):
+        return lambda factor, start, stop: factor[start:stop]
+    return lambda factor, start, stop: factor
+
+
+# ---- one pass over a block each
+
+
+@njit(**COMPILE)
+def leak(u, x, factor):
+    for j in range(len(u)):
+        u[j] = u[j] * at(factor, j) + x[j]
+
+
+@njit(**COMPILE)
+def step(u, x, beta, theta, zero, subtract):
+    """A plain LIF, whose pending reset is H(u - theta)."""
+    one, nil = u.dtype.type(1), u.dtype.type(0)
+    if zero:
+        for j in range(len(u)):
+            r = one if u[j] > theta else nil
+            u[j] = (one - r) * u[j] * at(beta, j) + x[j]
+    elif subtract:
+        for j in range(len(u)):
+            r = one if u[j] > theta else nil
+            u[j] = u[j] * at(beta, j) + x[j] - r * theta
+    else:
+        leak(u, x, beta)
+
+
+@njit(**COMPILE)
+def fire(u, theta, spikes, one):
+    nil = type(one)(0)
+    for j in range(len(u)):
+        spikes[j] = one if u[j] > theta else nil
+
+
+@njit(**COMPILE)
+def membrane(u, x, r, wait, beta, theta, zero, subtract):
+    """The potential with an explicit pending reset and refractoriness."""
+    one, nil = u.dtype.type(1), u.dtype.type(0)
+    if zero:
+        for j in range(len(u)):
+            v = (one - r[j]) * u[j] * at(beta, j) + x[j]
+            u[j] = u[j] if wait[j] > nil else v
+    elif subtract:
+        for j in range(len(u)):
+            v = u[j] * at(beta, j) + x[j] - r[j] * theta
+            u[j] = u[j] if wait[j] > nil else v
+    else:
+        for j in range(len(u)):
+            v = u[j] * at(beta, j) + x[j]
+            u[j] = u[j] if wait[j] > nil else v
+
+
+@njit(**COMPILE)
+def spike(u, a, wait, theta, b, s):
+    one, nil = u.dtype.type(1), u.dtype.type(0)
+    for j in range(len(u)):
+        s[j] = nil if wait[j] > nil else (one if u[j] > a[j] * b + theta else nil)
+
+
+@njit(**COMPILE)
+def after_spike(s, r, wait, hold):
+    one, nil = s.dtype.type(1), s.dtype.type(0)
+    for j in range(len(s)):
+        r[j] = r[j] if wait[j] > nil else s[j]
+    for j in range(len(s)):
+        left = wait[j] - one if wait[j] > nil else nil
+        wait[j] = hold if s[j] > nil else left
+
+
+@njit(**COMPILE)
+def copy(source, destination):
+    for j in range(len(source)):
+        destination[j] = source[j]
+
+
+@njit(**COMPILE)
+def add(destination, source):
+    for j in range(len(source)):
+        destination[j] += source[j]
+
+
+@njit(**COMPILE)
+def add_product(destination, left, right):
+    for j in range(len(left)):
+        destination[j] += left[j] * right[j]
+
+
+@njit(**COMPILE)
+def subtract(u, theta, v):
+    for j in range(len(u)):
+        v[j] = u[j] - theta
+
+
+@njit(**COMPILE)
+def scale(q, factor, out):
+    for j in range(len(q)):
+        out[j] = q[j] * at(factor, j)
+
+
+@njit(**COMPILE)
+def distance(u, a, b, theta, v):
+    for j in range(len(u)):
+        v[j] = u[j] - (a[j] * b + theta)
+
+
+@njit(**COMPILE)
+def normal(v, mean, sigma, scale, out, weight):
+    half = v.dtype.type(-0.5)
+    for j in range(len(v)):
+        z = (v[j] - mean) / sigma
+        out[j] += weight * (scale * math.exp(half * z * z))
+
+
+@njit(**COMPILE)
+def surrogate(kind, p, v, out):
+    """psi(v); p: the surrogate's parameters."""
+    number = v.dtype.type
+    one, nil, two = number(1), number(0), number(2)
+    root = number(math.sqrt(2 * math.pi))
+    if kind == 0:
+        slope = p[0]
+        for j in range(len(v)):
+            d = abs(v[j]) * slope + one
+            out[j] = one / (d * d)
+    elif kind == 1:
+        scale, height = number(math.pi / 2) * p[0], p[0] / two
+        for j in range(len(v)):
+            d = v[j] * scale
+            out[j] = height / (d * d + one)
+    elif kind == 2:
+        width, height = p[1], p[0] / p[1]
+        for j in range(len(v)):
+            d = one - abs(v[j]) / width
+            out[j] = d * height if d > nil or d != d else nil
+    elif kind == 3:
+        out[:] = nil
+        normal(v, nil, p[0], one / (p[0] * root), out, one)
+    elif kind == 4:
+        slope = p[0]
+        for j in range(len(v)):
+            s = one / (one + math.exp(-(v[j] * slope)))
+            out[j] = s * (one - s) * slope
+    elif kind == 5:
+        width = p[0]
+        for j in range(len(v)):
+            out[j] = one if abs(v[j]) < width else nil
+    else:
+        sigma, h, wide, gamma = p[0], p[1], p[2] * p[0], p[3]
+        out[:] = nil
+        normal(v, nil, sigma, one / (sigma * root), out, gamma * (one + h))
+        normal(v, sigma, wide, one / (wide * root), out, -gamma * h)
+        normal(v, -sigma, wide, one / (wide * root), out, -gamma * h)
+
+
+@njit(**COMPILE)
+def adjoint(c, psi, g, out, beta):
+    """A plain LIF with detached reset: live = c + psi g, then c = live beta."""
+    for j in range(len(c)):
+        live = c[j] + psi[j] * g[j]
+        out[j] = live
+        c[j] = live * at(beta, j)
+
+
+@njit(**COMPILE)
+def through_spike(g, h, k, psi, held, q):
+    nil = q.dtype.type(0)
+    for j in range(len(q)):
+        through = (g[j] + h[j] + k[j]) * psi[j]
+        q[j] = nil if held[j] > nil else through
+
+
+@njit(**COMPILE)
+def live(c, held, out):
+    nil = c.dtype.type(0)
+    for j in range(len(c)):
+        out[j] = nil if held[j] > nil else c[j]
+
+
+@njit(**COMPILE)
+def keep(live, r, kept, zero):
+    """What of live reaches beta u[t-1]: live (1 - r) if the reset is to zero."""
+    one = live.dtype.type(1)
+    if zero:
+        for j in range(len(live)):
+            kept[j] = live[j] * (one - r[j])
+    else:
+        copy(live, kept)
+
+
+@njit(**COMPILE)
+def to_reset(k, live, before, beta, theta, held, zero):
+    """The adjoint of the pending reset, when it is not detached."""
+    nil = k.dtype.type(0)
+    if zero:
+        for j in range(len(k)):
+            lost = -live[j] * (before[j] * at(beta, j))
+            k[j] = k[j] if held[j] > nil else lost
+    else:
+        for j in range(len(k)):
+            k[j] = k[j] if held[j] > nil else -live[j] * theta
+
+
+@njit(**COMPILE)
+def back_in_time(c, kept, beta, held):
+    nil = c.dtype.type(0)
+    for j in range(len(c)):
+        c[j] = c[j] if held[j] > nil else kept[j] * at(beta, j)
+
+
+@njit(**COMPILE)
+def relax(h, q, rho, b):
+    for j in range(len(h)):
+        h[j] = h[j] * at(rho, j) - q[j] * b
+
+
+@njit(**COMPILE)
+def filter_back(carry, live, alpha, out):
+    for j in range(len(live)):
+        g = live[j] + carry[j]
+        out[j] = g
+        carry[j] = g * at(alpha, j)
