@@ -1,26 +1,20 @@
 """The adaptive LIF neuron (ALIF): every spike raises the threshold, which then relaxes."""
 
 import math
+from typing import Any
 
 from torch import Tensor
 
 from spikecredit.neurons.decay import Decay
-from spikecredit.neurons.kernels.backends import Backend, check_backend
+from spikecredit.neurons.kernels.backends import Backend
+from spikecredit.neurons.kernels.flat import Decays, State
 from spikecredit.neurons.kernels.reference import ALIFParameters, ALIFState
-from spikecredit.neurons.kernels.sequence import alif_sequence
-from spikecredit.neurons.neuron import (
-    Neuron,
-    Reset,
-    at_rest,
-    check_current,
-    check_refractory,
-    check_reset,
-    check_threshold,
-)
+from spikecredit.neurons.neuron import Reset
+from spikecredit.neurons.spiking import SpikingNeuron
 from spikecredit.neurons.surrogate import Surrogate, Triangle
 
 
-class ALIF(Neuron):
+class ALIF(SpikingNeuron):
     """Adaptive LIF neurons; the equations are those of `alif_step`.
 
     Args:
@@ -45,23 +39,13 @@ class ALIF(Neuron):
         dt: float = 1.0,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__()
-        check_backend(backend)
-        check_reset(reset)
-        check_refractory(refractory)
-        check_threshold(threshold)
+        super().__init__(threshold, reset, surrogate, refractory, detach_reset, backend)
         if not 0 <= adaptation < math.inf:
             raise ValueError(f"adaptation must be >= 0 (0 is the plain LIF) and finite, got {adaptation!r}")
         self.decay = Decay(tau, dt, learn_tau, shape)
         self.learn_tau, self.shape, self.dt = learn_tau, shape, dt
         self.decay_adaptation = Decay(tau_adaptation, dt, learn_tau, shape, "tau_adaptation")
         self.adaptation = adaptation
-        self.threshold = threshold
-        self.reset: Reset = reset
-        self.surrogate = surrogate
-        self.refractory = refractory
-        self.detach_reset = detach_reset
-        self.backend: Backend = backend
 
     @property
     def tau(self) -> Tensor | float:
@@ -86,24 +70,18 @@ class ALIF(Neuron):
             self.detach_reset,
         )
 
-    def run(
-        self, x: Tensor, state: ALIFState | None = None, steps: int | None = None
-    ) -> tuple[Tensor, Tensor, ALIFState]:
-        """As `stream`, and the potentials u (T, B, *N) too; both outputs carry gradient."""
-        spikes, potentials, state = self._sequence(x, state, steps, True)
-        assert potentials is not None
-        return spikes, potentials, state
+    def decays(self) -> Decays:
+        return Decays(self.decay(), None, self.decay_adaptation())
 
-    def stream(self, x: Tensor, state: ALIFState | None = None, steps: int | None = None) -> tuple[Tensor, ALIFState]:
-        spikes, _, state = self._sequence(x, state, steps, False)
-        return spikes, state
+    def pack(self, state: Any) -> State:
+        return State(state.u, None, state.a, state.r, state.wait)
 
-    def _sequence(
-        self, x: Tensor, state: ALIFState | None, steps: int | None, potentials: bool
-    ) -> tuple[Tensor, Tensor | None, ALIFState]:
-        check_current(x, state, "ALIF", steps)
-        state = ALIFState(at_rest(x, None), at_rest(x, None), at_rest(x, None)) if state is None else state
-        return alif_sequence(x, state, self.parameters_now(), steps, potentials, self.backend)
+    def unpack(self, state: State) -> ALIFState:
+        assert state.u is not None and state.a is not None and state.r is not None
+        return ALIFState(state.u, state.a, state.r, state.wait)
+
+    def rest(self, u: Tensor) -> State:
+        return State(u, None, u, u)
 
     def extra_repr(self) -> str:
         return (

@@ -1,24 +1,19 @@
 """The leaky integrate-and-fire neuron."""
 
+from typing import Any
+
 from torch import Tensor
 
 from spikecredit.neurons.decay import Decay
-from spikecredit.neurons.kernels.backends import Backend, check_backend
+from spikecredit.neurons.kernels.backends import Backend
+from spikecredit.neurons.kernels.flat import Decays, State
 from spikecredit.neurons.kernels.reference import LIFParameters, LIFState
-from spikecredit.neurons.kernels.sequence import lif_sequence
-from spikecredit.neurons.neuron import (
-    Neuron,
-    Reset,
-    at_rest,
-    check_current,
-    check_refractory,
-    check_reset,
-    check_threshold,
-)
+from spikecredit.neurons.neuron import Reset
+from spikecredit.neurons.spiking import SpikingNeuron
 from spikecredit.neurons.surrogate import FastSigmoid, Surrogate
 
 
-class LIF(Neuron):
+class LIF(SpikingNeuron):
     """Leaky integrate-and-fire neurons; the equations are those of `lif_step`.
 
     Args:
@@ -50,19 +45,9 @@ class LIF(Neuron):
         dt: float = 1.0,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__()
-        check_backend(backend)
-        check_reset(reset)
-        check_refractory(refractory)
-        check_threshold(threshold)
+        super().__init__(threshold, reset, surrogate, refractory, detach_reset, backend)
         self.decay = Decay(tau, dt, learn_tau, shape)
         self.learn_tau, self.shape, self.dt = learn_tau, shape, dt
-        self.threshold = threshold
-        self.reset: Reset = reset
-        self.surrogate = surrogate
-        self.refractory = refractory
-        self.detach_reset = detach_reset
-        self.backend: Backend = backend
 
     @property
     def tau(self) -> Tensor | float:
@@ -75,24 +60,18 @@ class LIF(Neuron):
             self.decay(), self.threshold, self.reset, self.surrogate, self.refractory, self.detach_reset
         )
 
-    def run(
-        self, x: Tensor, state: LIFState | None = None, steps: int | None = None
-    ) -> tuple[Tensor, Tensor, LIFState]:
-        """As `stream`, and the potentials u (T, B, *N) too; both outputs carry gradient."""
-        spikes, potentials, state = self._sequence(x, state, steps, True)
-        assert potentials is not None
-        return spikes, potentials, state
+    def decays(self) -> Decays:
+        return Decays(self.decay())
 
-    def stream(self, x: Tensor, state: LIFState | None = None, steps: int | None = None) -> tuple[Tensor, LIFState]:
-        spikes, _, state = self._sequence(x, state, steps, False)
-        return spikes, state
+    def pack(self, state: Any) -> State:
+        return State(state.u, wait=state.wait)
 
-    def _sequence(
-        self, x: Tensor, state: LIFState | None, steps: int | None, potentials: bool
-    ) -> tuple[Tensor, Tensor | None, LIFState]:
-        check_current(x, state, "LIF", steps)
-        state = LIFState(at_rest(x, None)) if state is None else state
-        return lif_sequence(x, state, self.parameters_now(), steps, potentials, self.backend)
+    def unpack(self, state: State) -> Any:
+        assert state.u is not None
+        return LIFState(state.u, state.wait)
+
+    def rest(self, u: Tensor) -> State:
+        return State(u)
 
     def extra_repr(self) -> str:
         return (

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from spikecredit.constraints import Constraint, Population
-from spikecredit.neurons import LIF, Neuron
+from spikecredit.neurons import LIF, NEURONS, Neuron
+from spikecredit.neurons.kernels.backends import choose
+from spikecredit.neurons.kernels.recurrent import recurrent_sequence
+from spikecredit.neurons.spiking import SpikingNeuron
 from spikecredit.pathways import Pathway
 from spikecredit.synapses.linear import Linear
-from spikecredit.synapses.synapse import Wiring
+from spikecredit.synapses.synapse import Wiring, cast_for_autocast
 
 
 class RecurrentLinear(nn.Module):
@@ -46,18 +49,44 @@ class RecurrentLinear(nn.Module):
         self.recurrent._bind(own, own, f"{name}.recurrent", wiring)
         return own
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.stream(x)[0]
+    takes_steps = True
+    neuron: Neuron
 
-    def stream(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, steps: int | None = None) -> Tensor:
+        return self.stream(x, steps=steps)[0]
+
+    def stream(self, x: Tensor, state: Any = None, steps: int | None = None) -> tuple[Tensor, Any]:
         """As a neuron's `stream`; the state is the neuron's and the last spikes."""
         current = self.input(x)
-        weight, feedback = self.recurrent.effective_weight(), self.recurrent.feedback()
+        neuron, weight, feedback = self.neuron, self.recurrent.effective_weight(), self.recurrent.feedback()
         neuron_state, spikes = (None, torch.zeros_like(current[0])) if state is None else state
+        steps = x.shape[0] if steps is None else steps
+        if isinstance(neuron, SpikingNeuron) and self._fused(neuron, current):
+            if self.recurrent.training:
+                self.recurrent.check_projected()
+            v, feedback = cast_for_autocast(x.device.type, weight, feedback)
+            assert v is not None
+            before = neuron.before(current, neuron_state, None if steps == current.shape[0] else steps)
+            out, last = recurrent_sequence(
+                current, spikes, before, neuron.decays(), neuron.parameters_now(), v, feedback, steps,
+                choose(neuron.backend, x.device.type, type(neuron.surrogate)),
+            )  # fmt: skip
+            return out, (neuron.unpack(last), out[-1].clone())
         outputs = []
-        for current_t in current:
+        for current_t in current.expand(steps, *current.shape[1:]):
             total = current_t + self.recurrent.apply_weights(spikes, weight, feedback)
-            out, neuron_state = self.neuron.stream(total[None], neuron_state)
+            out, neuron_state = neuron.stream(total[None], neuron_state)
             spikes = out[0]
             outputs.append(spikes)
         return torch.stack(outputs), (neuron_state, spikes)
+
+    def _fused(self, neuron: SpikingNeuron, current: Tensor) -> bool:
+        """Whether one operator runs the whole sequence: a kernel knows the neuron, and nobody listens to its steps."""
+        return (
+            type(neuron) in NEURONS.values()
+            and "stream" not in vars(neuron)
+            and not neuron._forward_hooks
+            and not neuron._forward_pre_hooks
+            and current.dtype != torch.float16
+            and choose(neuron.backend, current.device.type, type(neuron.surrogate)) != "reference"
+        )

@@ -12,15 +12,19 @@ import numpy as np
 import torch
 
 from spikecredit.neurons import (
+    ALIFState,
     ArcTan,
     FastSigmoid,
     Gaussian,
+    LIFState,
     MultiGaussian,
     Sigmoid,
     StraightThrough,
     Triangle,
 )
 from spikecredit.neurons.kernels import cpu, passes
+from spikecredit.neurons.kernels.flat import Decays, State
+from spikecredit.neurons.kernels.sequence import spiking_sequence
 
 RESETS = ("subtract", "zero", "none")
 
@@ -126,6 +130,24 @@ def alif_tangent(x, state, beta, rho, theta, b, reset, refractory, psi, detach, 
         last = np.where(spikes[t] > 0, t, last)
         ds_all[t], du_all[t] = ds, du
     return ds_all, du_all, da
+
+
+def waiting(state, p):
+    """The refractory steps to wait at rest, which the modules put into their state themselves."""
+    return torch.zeros_like(state.u, dtype=torch.int32) if state.wait is None and p.refractory > 1 else state.wait
+
+
+def run_lif(x, state, p, **options):
+    """The LIF's whole sequence on a backend, for a state and constants of its own: spikes, potentials, last state."""
+    s, u, last = spiking_sequence(x, State(state.u, wait=waiting(state, p)), Decays(p.beta), p, **options)
+    return s, u, LIFState(last.u, last.wait)
+
+
+def run_alif(x, state, p, **options):
+    """As `run_lif`, for the adaptive neuron."""
+    before = State(state.u, None, state.a, state.r, waiting(state, p))
+    s, u, last = spiking_sequence(x, before, Decays(p.beta, None, p.rho), p, **options)
+    return s, u, ALIFState(last.u, last.a, last.r, last.wait)
 
 
 def randn(*shape, seed=0, dtype=torch.float64):

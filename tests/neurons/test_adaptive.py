@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neuron_oracles import RESETS, alif_oracle, close, mutant, randn
+from neuron_oracles import RESETS, alif_oracle, close, mutant, randn, run_alif
 
 from spikecredit.neurons import (
     ALIF,
@@ -22,13 +22,12 @@ from spikecredit.neurons import (
     alif_step,
 )
 from spikecredit.neurons.kernels import reference
-from spikecredit.neurons.kernels.sequence import alif_sequence
 
 T, B, N = 40, 2, 5
 
 
 def sequence(x, state, p):
-    return alif_sequence(x, state, p)
+    return run_alif(x, state, p)
 
 
 def check_forward(loop, reset, refractory):

@@ -154,8 +154,8 @@ def test_a_module_holds_parameters_and_nothing_else():
     taus = torch.tensor([3.0, 5.0, 20.0])
     for neuron, keys in (
         (CurrentLIF(), []),
-        (CurrentLIF(learn_tau=True), ["decay_synapse.log_tau", "membrane.decay.log_tau"]),
-        (CurrentLIF(taus, taus, shape=(3,)), ["decay_synapse.taus", "membrane.decay.taus"]),
+        (CurrentLIF(learn_tau=True), ["decay.log_tau", "decay_synapse.log_tau"]),
+        (CurrentLIF(taus, taus, shape=(3,)), ["decay.taus", "decay_synapse.taus"]),
     ):
         first = neuron(x)
         assert torch.equal(neuron(x), first)

@@ -8,12 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neuron_oracles import FORMULAS, RESETS, close, lif_oracle, mutant, randn, uncompiled
+from neuron_oracles import FORMULAS, RESETS, close, lif_oracle, mutant, randn, run_lif, uncompiled
 from torch import nn
 
 from spikecredit.neurons import LIF, ArcTan, FastSigmoid, LIFParameters, LIFState, Sigmoid, lif_loop, lif_step
 from spikecredit.neurons.kernels import backends, reference
-from spikecredit.neurons.kernels.sequence import lif_sequence
 
 REFRACTORY = (0, 1, 2, 3, 4)
 T, B, N = 40, 2, 5
@@ -37,7 +36,7 @@ def check_forward(loop, reset, refractory):
 
 
 def sequence(x, state, p):
-    return lif_sequence(x, state, p)
+    return run_lif(x, state, p)
 
 
 @pytest.mark.parametrize("loop", [lif_loop, sequence])
@@ -321,7 +320,7 @@ def test_a_pure_step_with_a_refractory_period_starts_free():
     x = torch.full((9, 1, 1), 5.0)
     p = LIFParameters(0.9, refractory=3)
     start = LIFState(torch.zeros(1, 1))
-    for spikes in (lif_loop(x, start, p)[0], lif_sequence(x, start, p)[0], LIF(refractory=3).run(x, start)[0]):
+    for spikes in (lif_loop(x, start, p)[0], run_lif(x, start, p)[0], LIF(refractory=3).run(x, start)[0]):
         assert spikes.flatten().tolist() == [1, 0, 0, 1, 0, 0, 1, 0, 0]
 
 

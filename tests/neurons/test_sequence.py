@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from neuron_oracles import FORMULAS, RESETS, alif_tangent, close, lif_tangent, randn, uncompiled
+from neuron_oracles import FORMULAS, RESETS, alif_tangent, close, lif_tangent, randn, run_alif, run_lif, uncompiled
 
 from spikecredit.neurons import (
     LIF,
@@ -19,7 +19,7 @@ from spikecredit.neurons import (
     alif_loop,
     lif_loop,
 )
-from spikecredit.neurons.kernels import backends, cpu, ops, sequence
+from spikecredit.neurons.kernels import backends, cpu, ops
 from spikecredit.neurons.kernels.sequence import leaky_sequence
 
 SHAPE = (10, 2, 3)  # (T, B, N)
@@ -28,13 +28,13 @@ FLAT = StraightThrough(1e-12)  # its derivative is 0 nearly everywhere: the spik
 
 
 def lif_sequence(x, u0, wait, p, **options):
-    s, u, state = sequence.lif_sequence(x, LIFState(u0, wait), p, **options)
-    return s, u, state.wait
+    s, u, last = run_lif(x, LIFState(u0, wait), p, **options)
+    return s, u, last.wait
 
 
 def alif_sequence(x, u0, a0, r0, wait, p, **options):
-    s, u, state = sequence.alif_sequence(x, ALIFState(u0, a0, r0, wait), p, **options)
-    return s, u, state.a, state.r, state.wait
+    s, u, last = run_alif(x, ALIFState(u0, a0, r0, wait), p, **options)
+    return s, u, last.a, last.r, last.wait
 
 
 def factor(kind, low=0.8):

@@ -103,3 +103,88 @@ def test_learns(pathway):
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
+
+
+NEURONS = {
+    "lif": {"reset": "subtract"},
+    "lif, attached reset": {"detach_reset": False, "reset": "zero"},
+    "lif, refractory": {"refractory": 3},
+    "lif, refractory, attached": {"refractory": 3, "detach_reset": False},
+    "alif": {"kind": sc.ALIF, "adaptation": 0.4},
+    "alif, attached": {"kind": sc.ALIF, "adaptation": 0.4, "detach_reset": False, "refractory": 2},
+    "current": {"kind": sc.CurrentLIF, "tau_synapse": 3.0},
+}
+
+
+def both(name, pathway=None, learn=True):
+    """The same layer twice: as one operator, and step by step through the plain loop."""
+    options = dict(NEURONS[name])
+    kind = options.pop("kind", sc.LIF)
+    layers = []
+    for backend in ("cpu", "reference"):
+        torch.manual_seed(3)
+        neuron = kind(tau=8.0, surrogate=sc.FastSigmoid(5.0), learn_tau=learn, backend=backend, **options)
+        layer = sc.RecurrentLinear(6, 20, neuron, pathway=pathway).double()
+        with torch.no_grad():
+            layer.recurrent.weight.mul_(3)
+        layers.append(layer)
+    return layers
+
+
+@pytest.mark.parametrize("pathway", [None, sc.FeedbackAlignment()], ids=repr)
+@pytest.mark.parametrize("name", NEURONS)
+def test_one_operator_equals_step_by_step(name, pathway):
+    fused, plain = both(name, pathway)
+    x = 2 * torch.rand(15, 4, 6, dtype=torch.float64)
+    results = []
+    for layer in (fused, plain):
+        head, state = layer.stream(x[:6])  # the state carries gradient from one chunk to the next
+        tail, state = layer.stream(x[6:], state)
+        out = torch.cat([head, tail])
+        weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+        loss = (out * weights).sum() + state[1].sum()
+        results.append((out, torch.autograd.grad(loss, list(layer.parameters()))))
+    (out, ours), (wanted, theirs) = results
+    assert 0.02 < float(wanted.detach().mean()) < 0.6
+    assert torch.equal(out, wanted)
+    for f, w in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(f, w, rtol=1e-9, atol=1e-11)
+
+
+def test_the_potential_handed_out_carries_gradient():
+    for name in ("lif, attached reset", "alif, attached", "current"):
+        fused, plain = both(name)
+        x = 2 * torch.rand(5, 4, 6, dtype=torch.float64)
+        grads = []
+        for layer in (fused, plain):
+            (state, _) = layer.stream(x)[1]
+            parts = [v for v in (state[:3] if name.startswith("alif") else (state[0],))]
+            loss = sum((part**2).sum() for part in parts)
+            grads.append(torch.autograd.grad(loss, list(layer.parameters())))
+        for f, w in zip(*grads, strict=True):
+            torch.testing.assert_close(f, w, rtol=1e-9, atol=1e-11)
+
+
+def test_a_constant_input_is_summed_over_time():
+    fused, _ = both("lif")
+    x = 2 * torch.rand(1, 4, 6, dtype=torch.float64)
+    once, every = x.clone().requires_grad_(), x.clone().requires_grad_()
+    out, wanted = fused(once, steps=9), fused(every.expand(9, 4, 6).contiguous())
+    assert torch.equal(out, wanted)
+    for result in (out, wanted):
+        (result * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+    torch.testing.assert_close(once.grad, every.grad, rtol=1e-10, atol=1e-12)
+    net = sc.Network(sc.RecurrentLinear(6, 20), sc.Linear(20, 3), sc.LeakyReadout()).double()
+    assert torch.equal(net(x.expand(9, 4, 6)), net(x.expand(9, 4, 6).contiguous()))
+
+
+def test_half_precision_under_autocast():
+    layer = sc.RecurrentLinear(6, 20, sc.LIF(tau=8.0), pathway=sc.SignSymmetry())
+    x = 3 * torch.rand(10, 4, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+    assert out.dtype == torch.bfloat16
+    assert out.mean() > 0.05
+    out.float().sum().backward()
+    assert layer.recurrent.weight.grad.dtype == torch.float32
+    assert layer.recurrent.weight.grad.abs().sum() > 0

@@ -64,7 +64,7 @@ def _flat_factor(tensor: Tensor | None, number: float, like: Tensor, strides: tu
     return flat(tensor.to(state_dtype(like)).expand(like.shape), strides)
 
 
-def _flat_arguments(
+def flat_arguments(
     x: Tensor, steps: int, state: State, factors: tuple[Tensor | None, ...], numbers: list[float], threshold: float
 ) -> tuple[tuple[int, ...], Tensor, State, Decays]:
     """Strides of a time step, x, the state with its pending reset, and the decays, as a backend takes them."""
@@ -109,7 +109,7 @@ def spiking(
     outputs = _outputs(x, steps, state, potentials, keep, backend)
     if x.numel() == 0:
         return outputs
-    strides, x_, state_, decays = _flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold)
+    strides, x_, state_, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold)
     m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
     spikes, u_, *last, checkpoints = outputs
     ends = [None if v is None else flat(end, strides) for v, end in zip(state, last, strict=True)]
@@ -165,7 +165,7 @@ def spiking_backward(
     outputs = _gradients(x, state, (beta, alpha, rho), learned)
     if x.numel() == 0:
         return tuple(v.zero_() for v in outputs)  # type: ignore[return-value]
-    strides, x_, state_, decays = _flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold)
+    strides, x_, state_, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold)
     m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
     n = x_.shape[1]
     g_x, g_u, g_i, g_a, g_r = outputs[:5]
@@ -184,14 +184,18 @@ def spiking_backward(
         State(*(None if v is None else flat(v.to(g_u.dtype), strides) for v in (grad_u, grad_i, grad_a, grad_r))),
         flat_sequence(g_x, strides, g_x.shape[0]), first, factors,
     )  # fmt: skip
-    if derived:  # the first reset is H(u - theta) of the first state
-        assert first.u is not None and first.r is not None and state_.u is not None
-        psi = SURROGATES[surrogate](*shape).derivative(state_.u - threshold)
-        first.u.addcmul_(first.r, psi)
+    if derived:
+        add_reset_gradient(first, state_, threshold, surrogate, shape)
     for out, given, factor in zip(outputs[5:], (beta, alpha, rho), factors, strict=True):
         if isinstance(factor, Tensor) and given is not None:
             out.copy_(unflat(factor, x.shape[1:], strides).sum_to_size(given.shape))
     return outputs
+
+
+def add_reset_gradient(gradient: State, state: State, threshold: float, surrogate: str, shape: list[float]) -> None:
+    """A plain LIF's first reset is H(u - theta) of its first state: the gradient of r becomes one of u."""
+    assert gradient.u is not None and gradient.r is not None and state.u is not None
+    gradient.u.addcmul_(gradient.r, SURROGATES[surrogate](*shape).derivative(state.u - threshold))
 
 
 def _gradients(
@@ -252,7 +256,7 @@ def leaky(x: Tensor, steps: int, u: Tensor, beta: Tensor | None, number: float, 
     """u[t] = beta u[t-1] + x[t], in the state's dtype."""
     potentials = _potentials(x, steps)
     if x.numel():
-        strides, x_, state, decays = _flat_arguments(x, steps, State(u), (beta,), [number], 0.0)
+        strides, x_, state, decays = flat_arguments(x, steps, State(u), (beta,), [number], 0.0)
         assert state.u is not None and decays.beta is not None
         backends.module(backend).leaky_forward(x_, state.u, decays.beta, flat_sequence(potentials, strides, steps))
     return potentials
@@ -279,7 +283,7 @@ def leaky_backward(
         return tuple(v.zero_() for v in outputs)  # type: ignore[return-value]
     g_x, g_u, g_beta = outputs
     steps = grad.shape[0]
-    strides, _, state, decays = _flat_arguments(x, steps, State(u), (beta,), [number], 0.0)
+    strides, _, state, decays = flat_arguments(x, steps, State(u), (beta,), [number], 0.0)
     assert state.u is not None and decays.beta is not None
     factor = None if potentials is None else torch.empty_like(state.u)
     backends.module(backend).leaky_backward(
@@ -325,15 +329,16 @@ leaky.register_autograd(_leaky_backward, setup_context=_keep_leaky)
 # ---- second derivatives
 
 
-def _nothing_kept(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    pass
+def keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """A backward operator keeps nothing: its own backward pass only refuses."""
 
 
-def _refuse(ctx: Any, *grads: Tensor | None) -> None:
+def refuse(ctx: Any, *grads: Tensor | None) -> None:
+    """The backward pass of a backward operator."""
     raise RuntimeError(
         "second derivatives through a neuron's kernel are not implemented: build the neuron with backend='reference'"
     )
 
 
-spiking_backward.register_autograd(_refuse, setup_context=_nothing_kept)
-leaky_backward.register_autograd(_refuse, setup_context=_nothing_kept)
+spiking_backward.register_autograd(refuse, setup_context=keep_nothing)
+leaky_backward.register_autograd(refuse, setup_context=keep_nothing)

@@ -5,6 +5,7 @@ autograd node each, that keep their input x and compute the potentials again in 
 """
 
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,79 +25,25 @@ from spikecredit.neurons.kernels.reference import (
 from spikecredit.neurons.surrogate import Surrogate
 
 
-def lif_sequence(
-    x: Tensor,
-    state: LIFState,
-    p: LIFParameters,
-    steps: int | None = None,
-    potentials: bool = True,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor | None, LIFState]:
-    """The LIF equations of `lif_step` over a whole sequence.
-
-    Args:
-        x: (T, B, *N), or (1, B, *N) for a current that is constant over `steps` steps.
-        state: before the first step, in the dtype of the state.
-        p: constants. potentials: whether they are wanted. backend: see `choose`.
-    Returns:
-        spikes (T, B, *N) in x's dtype, potentials (T, B, *N) in the state's or None, the state after the last step.
-    """
-    spikes, u, last = _spiking(x, State(state.u, wait=state.wait), Decays(p.beta), p, steps, potentials, backend)
-    return spikes, u, LIFState(last.u, last.wait)  # type: ignore[arg-type]
-
-
-def current_sequence(
-    x: Tensor,
-    i: Tensor,
-    state: LIFState,
-    alpha: Tensor | float,
-    p: LIFParameters,
-    steps: int | None = None,
-    potentials: bool = True,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor | None, Tensor, LIFState]:
-    """The equations of `CurrentLIF`; as `lif_sequence`, with the synaptic current i (B, *N) before and after."""
-    start = State(state.u, i, wait=state.wait)
-    spikes, u, last = _spiking(x, start, Decays(p.beta, alpha), p, steps, potentials, backend)
-    return spikes, u, last.i, LIFState(last.u, last.wait)  # type: ignore[return-value,arg-type]
-
-
-def alif_sequence(
-    x: Tensor,
-    state: ALIFState,
-    p: ALIFParameters,
-    steps: int | None = None,
-    potentials: bool = True,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor | None, ALIFState]:
-    """The adaptive LIF equations of `alif_step`; arguments and results as for `lif_sequence`."""
-    start = State(state.u, None, state.a, state.r, state.wait)
-    spikes, u, last = _spiking(x, start, Decays(p.beta, None, p.rho), p, steps, potentials, backend)
-    return spikes, u, ALIFState(last.u, last.a, last.r, last.wait)  # type: ignore[arg-type]
-
-
-def leaky_sequence(
-    x: Tensor, u: Tensor, beta: Tensor | float, steps: int | None = None, backend: str = "auto"
-) -> Tensor:
-    """Leaky integration u[t] = beta u[t-1] + x[t]: x (T, B, *N) or (1, B, *N), u (B, *N); returns u (T, B, *N)."""
-    chosen = choose(backend, x.device.type, None)
-    steps = x.shape[0] if steps is None else steps
-    if chosen == "reference":
-        return leaky_loop(x.expand(steps, *x.shape[1:]).to(u.dtype), u, beta)
-    x = x.float() if x.dtype == torch.float16 and chosen == "cpu" else x
-    (factor, number) = _split(beta, x)
-    return leaky(x, steps, u, factor, number, chosen)
-
-
-def _spiking(
+def spiking_sequence(
     x: Tensor,
     state: State,
     decays: Decays,
     p: LIFParameters | ALIFParameters,
-    steps: int | None,
-    potentials: bool,
-    backend: str,
+    steps: int | None = None,
+    potentials: bool = True,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor | None, State]:
+    """A neuron's equations (`lif_step`, `alif_step`; with a synaptic current in front if the state has one).
+
+    Args:
+        x: (T, B, *N), or (1, B, *N) for a current that is constant over `steps` steps.
+        state: before the first step, fields (B, *N) in the state's dtype; i with a synapse, a and r with adaptation.
+        decays: beta, and alpha and rho where the state has i and a. p: the other constants.
+        potentials: whether they are wanted. backend: see `choose`.
+    Returns:
+        spikes (T, B, *N) in x's dtype, potentials (T, B, *N) in the state's or None, the state after the last step.
+    """
     surrogate = type(p.surrogate)
     chosen = choose(backend, x.device.type, surrogate)
     steps = x.shape[0] if steps is None else steps
@@ -107,14 +54,8 @@ def _spiking(
     dtype = x.dtype
     if dtype == torch.float16 and chosen == "cpu":
         x = x.float()
-    given = (x, state.u, state.i, state.a, state.r, *decays)
-    keep = torch.is_grad_enabled() and any(isinstance(v, Tensor) and v.requires_grad for v in given)
-    (beta, b), (alpha, a), (rho, r) = (_split(decay, x) for decay in decays)
-    adaptation = getattr(p, "adaptation", 0.0)
-    spikes, u, *last = spiking(
-        x, steps, *state, beta, alpha, rho, [b, a, r], p.threshold, adaptation, p.reset, p.refractory,
-        KIND_OF[surrogate], _parameters(p.surrogate), p.detach_reset, potentials, keep, chosen,
-    )[:7]  # fmt: skip
+    keep, numbers = operands(x, state, decays, p)
+    spikes, u, *last = spiking(x, steps, *state, *numbers, potentials, keep, chosen)[:7]
     kept = (None if before is None else after for before, after in zip(state, last, strict=True))
     return spikes.to(dtype), u if potentials else None, State(*kept)
 
@@ -136,6 +77,33 @@ def _by_reference(
         spikes, u, then = lif_loop(current, LIFState(state.u, state.wait), p)
         last = State(then.u, i, wait=then.wait)
     return spikes.to(x.dtype), u if potentials else None, last
+
+
+def leaky_sequence(
+    x: Tensor, u: Tensor, beta: Tensor | float, steps: int | None = None, backend: str = "auto"
+) -> Tensor:
+    """Leaky integration u[t] = beta u[t-1] + x[t]: x (T, B, *N) or (1, B, *N), u (B, *N); returns u (T, B, *N)."""
+    chosen = choose(backend, x.device.type, None)
+    steps = x.shape[0] if steps is None else steps
+    if chosen == "reference":
+        return leaky_loop(x.expand(steps, *x.shape[1:]).to(u.dtype), u, beta)
+    x = x.float() if x.dtype == torch.float16 and chosen == "cpu" else x
+    (factor, number) = _split(beta, x)
+    return leaky(x, steps, u, factor, number, chosen)
+
+
+def operands(
+    x: Tensor, state: State, decays: Decays, p: LIFParameters | ALIFParameters, others: tuple[Tensor, ...] = ()
+) -> tuple[bool, tuple[Any, ...]]:
+    """Whether anything asks for a gradient, and the neuron's constants as the operators take them."""
+    given = (x, *state[:4], *decays, *others)
+    keep = torch.is_grad_enabled() and any(isinstance(v, Tensor) and v.requires_grad for v in given)
+    (beta, b), (alpha, a), (rho, r) = (_split(decay, x) for decay in decays)
+    adaptation = p.adaptation if isinstance(p, ALIFParameters) else 0.0
+    return keep, (
+        beta, alpha, rho, [b, a, r], p.threshold, adaptation, p.reset, p.refractory,
+        KIND_OF[type(p.surrogate)], _parameters(p.surrogate), p.detach_reset,
+    )  # fmt: skip
 
 
 def _parameters(surrogate: Surrogate) -> list[float]:
