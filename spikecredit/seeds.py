@@ -1,6 +1,7 @@
 """Randomness: one integer seed opens named streams, so that a new consumer shifts nobody else's numbers."""
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 
@@ -29,19 +30,80 @@ class Noise(torch.nn.Module):
 
     def __init__(self, seed: int | None = None) -> None:
         super().__init__()
-        self.seed = seed
-        self.count = 0
+        self.state = torch.tensor([-1 if seed is None else seed, 0])  # on the host, wherever the layer goes
 
-    def next(self, device: torch.device | str = "cpu") -> torch.Generator:
-        """A generator for the next draw."""
-        if self.seed is None:
-            self.seed = int(torch.randint(2**62, ()))
-        self.count += 1
-        return generator(self.seed, self.count, device=device)
+    @property
+    def seed(self) -> int | None:
+        """The stream's seed; None before the first draw of a stream that was given none."""
+        seed = int(self.state[0])
+        return None if seed < 0 else seed
+
+    @property
+    def count(self) -> int:
+        """How many draws there were."""
+        return int(self.state[1])
 
     def get_extra_state(self) -> torch.Tensor:
-        return torch.tensor([-1 if self.seed is None else self.seed, self.count], dtype=torch.int64)
+        return self.state.clone()
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        seed, self.count = (int(value) for value in state)
-        self.seed = None if seed < 0 else seed
+        self.state.copy_(state)
+
+
+def draw(
+    source: torch.Generator | Noise,
+    kind: str,
+    shape: torch.Size | tuple[int, ...],
+    low: float,
+    high: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> torch.Tensor:
+    """Random numbers from a generator, or the next draw of a layer's own stream.
+
+    Args:
+        kind: "normal" (mean low, standard deviation high), "uniform" (from low to high) or "bernoulli" (probability
+            low). A generator's numbers are drawn where it lives and moved; a stream's are drawn on `device`.
+    """
+    if isinstance(source, Noise):
+        return _next_draw(source.state, kind, shape, low, high, dtype, device)
+    return _draw(source, kind, shape, low, high, dtype).to(device)
+
+
+def _draw(
+    source: torch.Generator,
+    kind: str,
+    shape: Sequence[int],
+    low: float,
+    high: float,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    values = torch.empty(shape, dtype=dtype, device=source.device)
+    if kind == "normal":
+        return values.normal_(low, high, generator=source)
+    if kind == "uniform":
+        return values.uniform_(low, high, generator=source)
+    return values.bernoulli_(low, generator=source)
+
+
+# An operator, because a compiled program can hold no generator.
+@torch.library.custom_op("spikecredit::next_draw", mutates_args=("state",))
+def _next_draw(
+    state: torch.Tensor,
+    kind: str,
+    shape: Sequence[int],
+    low: float,
+    high: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> torch.Tensor:
+    if state[0] < 0:
+        state[0] = torch.randint(2**62, ())
+    state[1] += 1
+    seed, count = state.tolist()
+    return _draw(generator(seed, count, device=device), kind, shape, low, high, dtype)
+
+
+@_next_draw.register_fake
+def _(state, kind, shape, low, high, dtype, device):  # type: ignore[no-untyped-def]
+    return torch.empty(shape, dtype=dtype, device=device)

@@ -20,7 +20,7 @@ ROOMS = (
 
 OPTIONAL = (
     "pydantic", "yaml", "safetensors", "click", "matplotlib", "datasets", "pyarrow", "PIL", "brian2", "snntorch", "nir",
-    "tensorboard",
+    "tensorboard", "numba", "triton",
 )  # fmt: skip
 
 WITHOUT = f"""

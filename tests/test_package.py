@@ -72,7 +72,7 @@ def test_no_path_of_this_machine_and_no_long_file(path: Path) -> None:
 def test_data_files_are_packaged() -> None:
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["spikecredit"]
     packaged = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
-    others = {p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix not in {".py", ".pyc"}}
+    others = {p for p in PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts and p.suffix != ".py"}
     assert others <= packaged, others - packaged
 
 

@@ -12,6 +12,8 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from spikecredit.seeds import Noise, draw
+
 Scale = Literal["fan_out", "biotorch", "xiao"]
 
 
@@ -28,7 +30,7 @@ class WeightedLayer(Protocol):
     def fan_out(self) -> int: ...
     def effective_weight(self) -> Tensor: ...
     def constrain_feedback(self, feedback: Tensor) -> Tensor: ...
-    def noise_generator(self) -> torch.Generator: ...
+    def noise_source(self) -> torch.Generator | Noise: ...
 
 
 class Pathway(ABC):
@@ -75,7 +77,7 @@ def feedback_rms(layer: WeightedLayer, scale: str) -> float:
     raise ValueError(f"scale must be 'fan_out', 'biotorch' or 'xiao', got {scale!r}")
 
 
-def random_feedback(layer: WeightedLayer, scale: str, generator: torch.Generator) -> Tensor:
+def random_feedback(layer: WeightedLayer, scale: str, source: torch.Generator | Noise) -> Tensor:
     """A random matrix in W's shape, on W's device.
 
     "fan_out": N(0, s^2); "biotorch": uniform with standard deviation s (xavier_uniform);
@@ -84,13 +86,10 @@ def random_feedback(layer: WeightedLayer, scale: str, generator: torch.Generator
     """
     s = feedback_rms(layer, scale)
     weight = layer.weight
-    matrix = torch.empty(weight.shape, dtype=weight.dtype, device=generator.device)
     if scale == "fan_out" or (scale == "xiao" and weight.ndim > 2):
-        matrix.normal_(0, s, generator=generator)
-    else:
-        bound = s if scale == "xiao" else s * math.sqrt(3)
-        matrix.uniform_(-bound, bound, generator=generator)
-    return matrix.to(weight.device)
+        return draw(source, "normal", weight.shape, 0.0, s, weight.dtype, weight.device)
+    bound = s if scale == "xiao" else s * math.sqrt(3)
+    return draw(source, "uniform", weight.shape, -bound, bound, weight.dtype, weight.device)
 
 
 def check_scale(scale: str, allowed: tuple[str, ...], gain: float) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from spikecredit.pathways.pathway import Pathway, WeightedLayer, check_scale, feedback_rms, random_feedback
+from spikecredit.seeds import Noise
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ class SignSymmetry(Pathway):
             assert layer.feedback_weight is not None, "the layer was not bound to its pathway"
             feedback.mul_(layer.feedback_weight)
         else:
-            feedback.mul_(self._magnitudes(layer, layer.noise_generator()))
+            feedback.mul_(self._magnitudes(layer, layer.noise_source()))
         if self.scale == "strict":
             norm = torch.linalg.vector_norm(feedback)
             feedback.mul_(self.gain * torch.linalg.vector_norm(weight) / norm.clamp_min(torch.finfo(norm.dtype).tiny))
         return feedback
 
-    def _magnitudes(self, layer: WeightedLayer, generator: torch.Generator) -> Tensor:
+    def _magnitudes(self, layer: WeightedLayer, source: torch.Generator | Noise) -> Tensor:
         strict = self.scale == "strict"
-        drawn = random_feedback(layer, "fan_out" if strict else self.scale, generator).abs_()
+        drawn = random_feedback(layer, "fan_out" if strict else self.scale, source).abs_()
         return drawn if strict else drawn.mul_(self.gain)

@@ -1,10 +1,9 @@
 """Layers without weights: pooling, flattening, dropout. Any number of leading dimensions."""
 
-import torch
 from torch import Tensor, nn
 
 from spikecredit.constraints import Population
-from spikecredit.seeds import Noise, stream
+from spikecredit.seeds import Noise, draw, stream
 from spikecredit.synapses.synapse import Wiring
 
 
@@ -80,8 +79,8 @@ class Dropout(nn.Module):
         if not self.training or self.p == 0:
             return x, state
         if state is None:
-            mask = torch.empty(x.shape[1:], dtype=x.dtype, device=x.device)
-            state = mask.bernoulli_(1 - self.p, generator=self.noise.next(x.device)).div_(1 - self.p)
+            mask = draw(self.noise, "bernoulli", x.shape[1:], 1 - self.p, 0.0, x.dtype, x.device)
+            state = mask.div_(1 - self.p)
         return x * state, state
 
     def extra_repr(self) -> str:

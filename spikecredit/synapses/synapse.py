@@ -68,6 +68,8 @@ class Constrained(nn.Module):
 
     def check_projected(self) -> None:
         """Warn once if constrained weights moved and now break the constraint."""
+        if torch.compiler.is_compiling():  # versions of tensors are not part of a compiled program
+            return
         if self._warned or not self.constraint.needs_projection or self.weight._version == self._projected_version:
             return
         self._projected_version = self.weight._version
@@ -175,10 +177,10 @@ class Synapse(Constrained):
         """The feedback weights that the constraint allows."""
         return self.constraint.constrain_feedback(feedback, self)
 
-    def noise_generator(self) -> torch.Generator:
-        """The generator of the next draw of a pathway that redraws its weights."""
+    def noise_source(self) -> torch.Generator | Noise:
+        """Where a pathway that redraws its weights takes them from."""
         assert self.noise is not None, "the layer was not bound to its pathway"
-        return self.noise.next(self.weight.device)
+        return self.noise
 
     def feedback(self) -> Tensor | None:
         """B for this forward pass; None where the error goes through the weights, or where nothing asks for it."""

@@ -30,7 +30,7 @@ def examine() -> Iterator[Finding]:
         yield "ok", f"CUDA device {torch.cuda.get_device_name()}"
     else:
         yield "note", "no CUDA device: training runs on the CPU"
-    for package in ("yaml", "safetensors", "click", "tqdm"):
+    for package in ("yaml", "safetensors", "click", "tqdm", "numba"):
         yield _imports(package, "needed", missing="fail")
     for package, use in OPTIONAL.items():
         yield _imports(package, use, missing="note")

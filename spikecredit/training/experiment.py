@@ -41,7 +41,9 @@ class Training:
         epochs: passes over the training split. batch_size: images per step.
         optimizer, schedule: see `optimizers`.
         clip_norm: clip the gradient to this Euclidean norm; None leaves it.
-        precision: "float32", or "bf16": matrix products and convolutions in bfloat16 by autocast, membranes in float32.
+        precision: "float32"; "tf32": matrix products on CUDA take their factors rounded to TF32 (convolutions do so by
+            torch's own default); "bf16": both in bfloat16 by autocast, membranes in float32.
+        compile: null, or a mode of `torch.compile` for the network: "default", or "reduce-overhead" (CUDA graphs).
         patience: stop early after this many epochs without a better validation accuracy; None trains all epochs.
         checkpoint_every: steps between checkpoints inside an epoch; 0 saves at the end of each epoch only. (A signal
             always saves.)
@@ -53,7 +55,8 @@ class Training:
     optimizer: Optimizer = Adam()
     schedule: Schedule = Cosine()
     clip_norm: float | None = None
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    compile: Literal["default", "reduce-overhead"] | None = None
     patience: int | None = None
     checkpoint_every: int = 0
     measure: int = 64

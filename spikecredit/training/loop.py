@@ -78,6 +78,9 @@ class Trainer:
         # Pooling and convolution run faster channels last (benchmarks/layout.py).
         self.net = experiment.build(data).to(self.device)
         self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.run_net: Callable[[Tensor], Tensor] = self.net
+        if training.compile is not None:
+            self.run_net = torch.compile(self.net, mode=training.compile)
         self.optimizer = training.optimizer.build(self.net.parameters())
         self.batches = Batches(data.train, training.batch_size, experiment.seed)
         self.step = self.epoch = self.batch = 0
@@ -99,8 +102,7 @@ class Trainer:
     def forward(self, x: Tensor) -> Tensor:
         bf16 = self.experiment.training.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            out: Tensor = self.net(x)
-        return out
+            return self.run_net(x)
 
     def train_batch(self, images: Tensor, labels: Tensor) -> None:
         """One step of the optimiser."""
@@ -199,6 +201,12 @@ class Trainer:
         Raises:
             Interrupted: a signal came; the checkpoint is written. Diverged: NaN or infinity.
         """
+        with _tf32(self.experiment.training.precision == "tf32"):
+            self.train()
+            return self.finish()
+
+    def train(self) -> None:
+        """All epochs that are left."""
         training = self.experiment.training
         with _signals() as received:
             if not self.history:
@@ -222,7 +230,6 @@ class Trainer:
                 self.end_of_epoch((sums[0] / sums[2], sums[1] / sums[2]), elapsed)
                 if received:
                     raise Interrupted(received[0])
-        return self.finish()
 
     def accuracy(self) -> float:
         """Training accuracy over the epoch so far."""
@@ -370,6 +377,18 @@ def scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
             yield from scalars(value, f"{prefix}{name}/")
         elif isinstance(value, int | float) and name not in ("epoch", "step"):
             yield f"{prefix}{name}", float(value)
+
+
+@contextmanager
+def _tf32(wanted: bool) -> Iterator[None]:
+    """TF32 for matrix products while a run asks for it; the process's own choice comes back."""
+    before = torch.get_float32_matmul_precision()
+    if wanted:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def test_autocast(convolution, pathway):
         layer, plain, x = sc.Linear(40, 30, pathway=pathway), nn.Linear(40, 30), torch.randn(8, 40)
     plain.load_state_dict({k: v for k, v in layer.state_dict().items() if k in ("weight", "bias")})
     if layer.noise is not None:  # the same draw twice
-        layer.noise_generator = lambda: torch.Generator().manual_seed(3)
+        layer.noise_source = lambda: torch.Generator().manual_seed(3)
 
     def run(autocast):
         layer.zero_grad()

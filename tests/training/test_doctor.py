@@ -31,7 +31,7 @@ def test_everything_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_imports", imports)
     found = list(doctor.examine())
     needed = {package for package, missing in asked if missing == "fail"}
-    assert needed == {"yaml", "safetensors", "click", "tqdm"}
+    assert needed == {"yaml", "safetensors", "click", "tqdm", "numba"}
     assert {package for package, missing in asked if missing == "note"} >= set(doctor.OPTIONAL)
     assert not [text for status, text in found if status == "fail"]
     assert f"torch {torch.__version__}" in found[0][1] and "embedded digits: 1150 + 287 + 360 images" in found[-1][1]
@@ -42,7 +42,7 @@ def test_what_is_needed_is_what_pyproject_says() -> None:
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     names = {requirement.split(">=")[0] for requirement in project["dependencies"]}
-    assert names == {"torch", "numpy", "pyyaml", "safetensors", "click", "tqdm"}
+    assert names == {"torch", "numpy", "pyyaml", "safetensors", "click", "tqdm", "numba"}
     for use in doctor.OPTIONAL.values():  # every extra that the doctor advises exists
         if "(extra: " in use:
             assert use.split("(extra: ")[1].rstrip(")") in project["optional-dependencies"]

@@ -242,6 +242,37 @@ def test_bf16_trains() -> None:
     assert trainer.history[-1]["train_loss"] < 0.8 * trainer.history[1]["train_loss"]
 
 
+def test_tf32_while_the_run_lasts() -> None:
+    before, seen = torch.get_float32_matmul_precision(), set()
+    trainer = tiny.trainer("training.precision=tf32", "training.epochs=1")
+    trainer.net.layers[1].register_forward_hook(lambda *_: seen.add(torch.get_float32_matmul_precision()))
+    trainer.fit()
+    assert seen == {"high"}
+    assert torch.get_float32_matmul_precision() == before == "highest"
+
+
+# Dynamo itself makes an instance of an autograd function; torch's compiler uses what torch deprecates.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_network_trains_as_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str | None] = []
+    compile_ = torch.compile
+
+    def eager(net: torch.nn.Module, mode: str | None = None) -> Any:
+        modes.append(mode)
+        return compile_(net, backend="aot_eager")  # torch's own compiler takes long, and is not ours to test
+
+    monkeypatch.setattr(torch, "compile", eager)
+    plain, compiled = tiny.trainer(ONE_EPOCH), tiny.trainer(ONE_EPOCH, "training.compile=reduce-overhead")
+    torch._dynamo.utils.counters.clear()
+    for trainer in (plain, compiled):
+        trainer.fit()
+    assert modes == ["reduce-overhead"]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+    for name, weight in plain.net.state_dict().items():
+        torch.testing.assert_close(compiled.net.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
+
+
 def test_clip_norm_limits_the_norm_and_keeps_the_direction(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, list[Tensor]] = {"null": [], "0.01": []}
     for clip, gradients in seen.items():
@@ -315,6 +346,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
 """Field -> (what else must be set, a value that is not the default). Each must change what is trained or recorded."""
 
 ELSEWHERE = {
+    "Training.compile": "test_a_compiled_network_trains_as_the_plain_one",
     "Experiment.data": "test_cli.py: what is loaded",
     "Training.checkpoint_every": "test_a_checkpoint_every_so_many_steps",
 }

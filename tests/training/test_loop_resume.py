@@ -13,6 +13,7 @@ import tiny
 import torch
 
 from spikecredit.data import Split
+from spikecredit.seeds import Noise
 from spikecredit.training import checkpoint, loop
 from spikecredit.training.loop import Interrupted, Trainer
 from spikecredit.training.run import Run
@@ -137,7 +138,7 @@ def test_the_resume_test_can_fail(forgotten: str, tmp_path: Path, monkeypatch: p
     if forgotten == "sums":
         trainer.sums.zero_()
     if forgotten == "noise":
-        next(m for m in trainer.net.modules() if hasattr(m, "count")).count = 0
+        next(m for m in trainer.net.modules() if isinstance(m, Noise)).state[1] = 0
     trainer.fit()
     with pytest.raises(AssertionError):
         assert_same_run(reference, run)

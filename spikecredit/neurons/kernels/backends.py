@@ -6,8 +6,6 @@ import os
 from types import ModuleType
 from typing import Literal, get_args
 
-import torch
-
 from spikecredit.neurons.surrogate import SURROGATES, Surrogate
 
 Backend = Literal["auto", "reference", "cpu", "triton"]
@@ -23,7 +21,6 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend must be one of {', '.join(map(repr, get_args(Backend)))}, got {backend!r}")
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def choose(backend: str, device: str, surrogate: type[Surrogate] | None) -> str:
     """The backend that runs: the one asked for, or for "auto" the fastest that can; logged once for each answer.
 
@@ -36,6 +33,10 @@ def choose(backend: str, device: str, surrogate: type[Surrogate] | None) -> str:
         _chosen[key] = _choose(*key)
     return _chosen[key]
 
+
+# What `torch.compiler.assume_constant_result` sets: a compiled program calls it once, while it is traced. The decorator
+# itself would import the compiler, which takes longer than all the rest of this package.
+choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 _chosen: dict[tuple[str, str, type[Surrogate] | None], str] = {}
 _PACKAGE = {"cpu": "numba", "triton": "triton"}

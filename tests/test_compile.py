@@ -1,0 +1,71 @@
+"""torch.compile(fullgraph=True): the whole network is one graph, and gives what it gives uncompiled."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+
+import spikecredit as sc
+
+# Dynamo itself makes an instance of an autograd function, and torch warns of it.
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+SHAPE = (6, 4, 1, 8, 8)
+
+
+def convolutional(neuron, **options):
+    layers = sc.Conv2d(1, 4, 3), sc.BatchNorm2d(4), sc.MaxPool2d(2), neuron, sc.Flatten()
+    return sc.Network(*layers, sc.Linear(36, 10), sc.LeakyReadout(5.0), seed=1, **options)
+
+
+def dense(neuron, **options):
+    layers = sc.Flatten(), sc.Linear(64, 30), neuron, sc.Dropout(0.2), sc.Linear(30, 10), sc.LeakyReadout(5.0)
+    return sc.Network(*layers, seed=1, **options)
+
+
+def recurrent(neuron, **options):
+    layers = sc.Flatten(), sc.RecurrentLinear(64, 30, neuron), sc.Linear(30, 10), sc.LeakyReadout(5.0)
+    return sc.Network(*layers, seed=1, **options)
+
+
+NETWORKS = {
+    "dense": lambda: dense(sc.LIF(5.0)),
+    "dense, refractory": lambda: dense(sc.LIF(5.0, refractory=2, detach_reset=False), pathway=sc.FeedbackAlignment()),
+    "dense, drawn anew": lambda: dense(sc.CurrentLIF(5.0, learn_tau=True), pathway=sc.SignSymmetry(magnitude="batch")),
+    "dense, reparametrised": lambda: dense(sc.LIF(5.0), constraint=sc.Dale(mode="reparametrize")),
+    "convolutional": lambda: convolutional(sc.ALIF(5.0), pathway=sc.SignSymmetry(), constraint=sc.Dale()),
+    "convolutional, rates": lambda: convolutional(sc.ReLU()),
+    "recurrent": lambda: recurrent(sc.LIF(5.0), pathway=sc.FeedbackAlignment()),
+    "recurrent, adaptive": lambda: recurrent(sc.ALIF(5.0, learn_tau=True)),
+}
+
+
+def compare(name, constant, backend, tolerance):
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    net = NETWORKS[name]()
+    twin = copy.deepcopy(net)
+    compiled = torch.compile(twin, fullgraph=True, backend=backend)
+    x = 2 * torch.rand(SHAPE)
+    x = x[:1].expand(SHAPE) if constant else x
+    for _ in range(2):  # the second time with other draws
+        outputs = net(x), compiled(x)
+        torch.testing.assert_close(outputs[1], outputs[0], rtol=tolerance, atol=tolerance)
+        for out in outputs:
+            out.mean(0).square().sum().backward()
+    scale = max(float(p.grad.abs().max()) for p in net.parameters())  # a bias before a normalisation has none
+    for (name, p), q in zip(net.named_parameters(), twin.parameters(), strict=True):
+        assert float((p.grad - q.grad).abs().max()) <= tolerance * scale, name
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_is_one_graph(name, constant):
+    compare(name, constant, "aot_eager", 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's compiler uses what torch deprecates
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's own compiler for the CPU needs g++")
+def test_with_the_compiler():
+    compare("convolutional", True, "inductor", 1e-4)
