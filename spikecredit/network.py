@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from spikecredit.constraints import Constraint, Population, Unconstrained
 from spikecredit.pathways import Backprop, Pathway
 from spikecredit.synapses import BatchNorm1d, BatchNorm2d, Constrained, Synapse, Wiring
+from spikecredit.synapses.pooled import conv_pool, fusable
 
 
 class Network(nn.Module):
@@ -25,6 +26,7 @@ class Network(nn.Module):
             of the published code for ImageNet (Xiao et al. 2019); "same" treats it as the others.
         seed: opens the streams of feedback weights, E/I assignments and noise; by default one is drawn from torch's
             global generator, so that `torch.manual_seed` governs them. Forward weights keep the values they come with.
+    A convolution and the pooling after it run in chunks of images (`conv_pool`), unless hooks watch one of them.
     Source of the constant-input rule: an input of time stride 0 (`encode.constant`) passes the layers without memory
         once and is expanded by the first layer with memory; currents equal the T-fold computation to rounding.
     """
@@ -75,8 +77,14 @@ class Network(nn.Module):
         waiting = steps if steps > 1 and x.stride(0) == 0 else 1  # how many steps the one at hand stands for
         if waiting > 1:
             x = x[:1]
-        for layer in self.layers:
-            if waiting > 1 and isinstance(layer, BatchNorm1d | BatchNorm2d):
+        following = [*self.layers, None][1:]
+        pooled = False  # by the convolution before it
+        for layer, after in zip(self.layers, following, strict=True):
+            if pooled:
+                pooled = False
+            elif after is not None and fusable(layer, after):
+                x, pooled = conv_pool(layer, after, x), True  # type: ignore[arg-type]  # fusable has looked
+            elif waiting > 1 and isinstance(layer, BatchNorm1d | BatchNorm2d):
                 x = layer(x, repeats=waiting)
             elif waiting > 1 and not getattr(layer, "memoryless", False):
                 if getattr(layer, "takes_steps", False):  # the kernel expands it, and sums its gradient over time

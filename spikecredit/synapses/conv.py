@@ -12,13 +12,25 @@ from spikecredit.pathways import Pathway
 from spikecredit.synapses.synapse import Synapse, cast_for_autocast
 
 Pair = tuple[int, int]
+Geometry = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
 
 
-class _FeedbackConv2d(torch.autograd.Function):
-    """y = conv(x, W) + b; dL/dx = conv_transpose(dL/dy, B), the gradients of W and b as ever.
+def conv_gradients(
+    grad: Tensor, x: Tensor, feedback: Tensor, geometry: Geometry, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """dL/dx = conv_transpose(grad, feedback), dL/dW and dL/db of a convolution; None for what is not wanted.
 
     One call gives all three, since the weight gradient of a convolution does not depend on the weight.
     """
+    stride, padding, dilation, groups = geometry
+    bias_sizes, transposed, output_padding = [feedback.shape[0]], False, [0, 0]
+    return torch.ops.aten.convolution_backward(
+        grad, x, feedback, bias_sizes, stride, padding, dilation, transposed, output_padding, groups, list(wanted)
+    )
+
+
+class _FeedbackConv2d(torch.autograd.Function):
+    """y = conv(x, W) + b; dL/dx = conv_transpose(dL/dy, B), the gradients of W and b as ever."""
 
     @staticmethod
     def forward(
@@ -40,20 +52,7 @@ class _FeedbackConv2d(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, feedback = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.geometry
-        g_x, g_weight, g_bias = torch.ops.aten.convolution_backward(
-            grad,
-            x,
-            feedback,
-            [feedback.shape[0]],
-            stride,
-            padding,
-            dilation,
-            False,
-            [0, 0],
-            groups,
-            list(ctx.needs_input_grad[:3]),
-        )
+        g_x, g_weight, g_bias = conv_gradients(grad, x, feedback, ctx.geometry, ctx.needs_input_grad[:3])
         return g_x, g_weight, g_bias, None, None, None, None, None
 
 
@@ -104,20 +103,27 @@ class Conv2d(Synapse, nn.Conv2d):
         return per_group.expand(-1, self.out_channels // self.groups, -1, -1, -1).flatten(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        images, weight, feedback = self.operands(x)
+        if feedback is None:
+            y = self._conv_forward(images, weight, self.bias)
+        else:
+            images, geometry = self.pad(images)
+            images, weight, bias, feedback = cast_for_autocast(x.device.type, images, weight, self.bias, feedback)  # type: ignore[assignment]  # no None comes back for a tensor
+            y = _FeedbackConv2d.apply(images, weight, bias, feedback, *geometry)
+        return y.reshape(*x.shape[:-3], *y.shape[1:])
+
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x with its leading dimensions folded into one, the effective W, and B; None for B where it is W."""
         if x.ndim < 3 or x.shape[-3] != self.in_channels:
             raise ValueError(f"Conv2d takes (..., {self.in_channels}, H, W), got {tuple(x.shape)}")
         if self.training:
             self.check_projected()
-        leading = x.shape[:-3]
-        x = x.reshape(-1, *x.shape[-3:])
-        weight, feedback = self.effective_weight(), self.feedback()
-        if feedback is None:
-            y = self._conv_forward(x, weight, self.bias)
-        else:
-            x, padding = self._padded(x)
-            x, weight, bias, feedback = cast_for_autocast(x.device.type, x, weight, self.bias, feedback)  # type: ignore[assignment]  # no None comes back for a tensor
-            y = _FeedbackConv2d.apply(x, weight, bias, feedback, self.stride, padding, self.dilation, self.groups)
-        return y.reshape(*leading, *y.shape[1:])
+        return x.reshape(-1, *x.shape[-3:]), self.effective_weight(), self.feedback()
+
+    def pad(self, x: Tensor) -> tuple[Tensor, Geometry]:
+        """x with the padding that a symmetric pair of numbers cannot say, and the geometry that remains."""
+        x, padding = self._padded(x)
+        return x, (self.stride, padding, self.dilation, self.groups)  # type: ignore[return-value]  # nn.Conv2d made them pairs
 
     def _padded(self, x: Tensor) -> tuple[Tensor, Pair]:
         """x with the padding that a symmetric pair of numbers cannot say, and the pair that remains."""

@@ -1,0 +1,229 @@
+"""A convolution and the pooling after it, a few images at a time: the same numbers in less memory and less time.
+
+The output of a convolution on [T B] images is the largest tensor of a convolutional network. Made whole, its pages are
+mapped and zeroed anew at every training step, and autograd keeps it for the backward pass of the pooling. Here it
+exists for one chunk of images at a time, and neither pass keeps it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
+
+from spikecredit.synapses.conv import Conv2d, Geometry, conv_gradients
+from spikecredit.synapses.pool import AvgPool2d, MaxPool2d
+from spikecredit.synapses.synapse import cast_for_autocast
+
+aten = torch.ops.aten
+
+CHUNK = 8 * 2**20
+"""Bytes of the convolution's output in one chunk."""
+
+WEIGHTS_PER_CHUNK = 2
+"""A chunk's output is at least so many times as large as the weight, which every chunk reads and whose gradient it
+writes."""
+
+INDEX_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+def fusable(conv: nn.Module, pool: nn.Module) -> bool:
+    """Whether `conv_pool(conv, pool, x)` may stand for `pool(conv(x))`.
+
+    It may not where somebody looks at what passes between the two (hooks), where either is of a type that computes
+    something else, where torch compiles or transforms the code, which it does better with the parts, and on devices
+    other than a CPU, whose allocators map no pages and for which no chunk was measured.
+    """
+    return (
+        type(conv) is Conv2d
+        and type(pool) in (MaxPool2d, AvgPool2d)
+        and not getattr(pool, "return_indices", False)
+        and conv.weight.device.type == "cpu"
+        and not (_is_watched(conv) or _is_watched(pool) or _has_any_global_hook())
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _is_watched(module: nn.Module) -> bool:
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(hooks) or "forward" in vars(module)
+
+
+def conv_pool(conv: Conv2d, pool: MaxPool2d | AvgPool2d, x: Tensor) -> Tensor:
+    """pool(conv(x)) as one node of autograd, in chunks of images; the error returns through B as from `conv`.
+
+    On a CPU each chunk is computed with the channels innermost, whatever the layout of x: there max-pooling takes a
+    sixth of the time. What comes out has the layout that pool(conv(x)) would have. It can be differentiated once.
+
+    Args:
+        x: (..., C_in, H, W), any number of leading dimensions.
+    Returns:
+        (..., C_out, H', W')
+    Raises:
+        ValueError: `pool` returns indices, or x does not fit `conv`.
+    """
+    if isinstance(pool, MaxPool2d) and pool.return_indices:
+        raise ValueError("conv_pool returns no indices; call pool(conv(x)), or MaxPool2d without return_indices")
+    images, weight, feedback = conv.operands(x)
+    images, geometry = conv.pad(images)
+    y = _ConvPool.apply(images, weight, conv.bias, feedback, geometry, Pooling.of(pool), torch.is_grad_enabled())
+    return y.reshape(*x.shape[:-3], *y.shape[1:])
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """A pooling operator: which, and its arguments after the input, in torch's order."""
+
+    maximum: bool
+    arguments: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, pool: MaxPool2d | AvgPool2d) -> "Pooling":
+        window = pool.kernel_size, pool.stride, pool.padding
+        if isinstance(pool, MaxPool2d):
+            return cls(True, (*window, pool.dilation, pool.ceil_mode))
+        return cls(False, (*window, pool.ceil_mode, pool.count_include_pad, pool.divisor_override))
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The pooled y; for a maximum, also where in its plane of y each comes from, as int64."""
+        if self.maximum:
+            return aten.max_pool2d_with_indices(y, *self.arguments)
+        return aten.avg_pool2d(y, *self.arguments), None
+
+    def backward(self, grad: Tensor, indices: Tensor | None, g_y: Tensor) -> None:
+        """Write dL/dy into g_y, which also stands for y: the operators ask y for its shape and layout only."""
+        if indices is None:
+            aten.avg_pool2d_backward.grad_input(grad, g_y, *self.arguments, grad_input=g_y)
+        else:
+            aten.max_pool2d_with_indices_backward.grad_input(grad, g_y, *self.arguments, indices.long(), grad_input=g_y)
+
+
+class _ConvPool(torch.autograd.Function):
+    """pool(conv(x, W) + b) with the gradients of `_FeedbackConv2d`; no feedback stands for B = W.
+
+    Autograd keeps x, B and the indices of the maxima. Gradients of W and b are summed in float32 at least.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        feedback: Tensor | None,
+        geometry: Geometry,
+        pooling: Pooling,
+        differentiable: bool,
+    ) -> Tensor:
+        device = x.device.type
+        weight, bias, feedback = cast_for_autocast(device, weight, bias, weight if feedback is None else feedback)  # type: ignore[assignment]  # no None comes back for a tensor
+        dtype = cast_for_autocast(device, x[:0])[0].dtype  # type: ignore[union-attr]
+        channels_last = device == "cpu" and weight.dtype != torch.float64
+        as_computed = not channels_last or _is_channels_last(x) or _is_channels_last(weight)
+        kernel = _channels_last(weight) if channels_last else weight
+        size = _chunk_size(x, weight, geometry)
+        indices = None
+        for rows in (chunks := _chunks(len(x), size)):
+            y = F.conv2d(_images(x, rows, dtype, channels_last), kernel, bias, *geometry)
+            pooled, at = pooling.forward(y)
+            if rows is chunks[0]:
+                out = _like(pooled, len(x)) if as_computed else pooled.new_empty(len(x), *pooled.shape[1:])
+                if at is not None and differentiable and any(ctx.needs_input_grad):
+                    indices = _like(at, len(x), _index_type(y.shape[2] * y.shape[3]))
+                ctx.shape, ctx.strides = y.shape[1:], y.stride()
+            out[rows] = pooled
+            if at is not None and indices is not None:
+                indices[rows] = at
+        ctx.save_for_backward(x, feedback, indices)
+        ctx.size, ctx.geometry, ctx.pooling, ctx.channels_last = size, geometry, pooling, channels_last
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, feedback, indices = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        kernel = _channels_last(feedback) if ctx.channels_last else feedback
+        g_x = torch.empty_like(x) if wanted[0] else None
+        g_weight = g_bias = None
+        scratch = feedback.new_empty_strided((min(ctx.size, len(x)), *ctx.shape), ctx.strides)
+        for rows in _chunks(len(x), ctx.size):
+            images = _images(x, rows, feedback.dtype, ctx.channels_last)
+            g_y = scratch[: len(images)]
+            ctx.pooling.backward(grad[rows], None if indices is None else indices[rows], g_y)
+            g_images, g_w, g_b = conv_gradients(g_y, images, kernel, ctx.geometry, wanted)
+            if g_x is not None and g_images is not None:
+                g_x[rows] = g_images
+            g_weight, g_bias = _plus(g_weight, g_w), _plus(g_bias, g_b)
+        return g_x, g_weight, g_bias, None, None, None, None
+
+
+def _chunk_size(x: Tensor, weight: Tensor, geometry: Geometry) -> int:
+    """How many images make a chunk, such that the chunks are of nearly one size."""
+    plane = 1
+    for size, kernel, stride, padding, dilation in zip(x.shape[2:], weight.shape[2:], *geometry[:3], strict=True):
+        plane *= max((size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1, 1)
+    image = plane * len(weight) * weight.element_size()
+    most = max(CHUNK, WEIGHTS_PER_CHUNK * weight.nbytes) // image
+    chunks = math.ceil(len(x) / max(most, 1))
+    return math.ceil(len(x) / chunks) if chunks else 1
+
+
+def _chunks(count: int, size: int) -> list[slice]:
+    """The rows of each chunk; of no rows at all, one empty chunk."""
+    return [slice(start, start + size) for start in range(0, max(count, 1), size)]
+
+
+def _images(x: Tensor, rows: slice, dtype: torch.dtype, channels_last: bool) -> Tensor:
+    """Some rows of x as the convolution takes them."""
+    images = x[rows].to(dtype)
+    return _channels_last(images) if channels_last else images
+
+
+def _like(chunk: Tensor, count: int, dtype: torch.dtype | None = None) -> Tensor:
+    """An empty tensor for `count` rows in the layout of some of them."""
+    return chunk.new_empty_strided((count, *chunk.shape[1:]), chunk.stride(), dtype=dtype)
+
+
+def _index_type(count: int) -> torch.dtype:
+    """The smallest integers that number so many things."""
+    return next(dtype for dtype in INDEX_TYPES if count - 1 <= torch.iinfo(dtype).max)
+
+
+def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    """The sum over chunks, in float32 at least; None where there is nothing to sum."""
+    if part is None:
+        return None
+    return part.to(torch.promote_types(part.dtype, torch.float32)) if total is None else total.add_(part)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Whether torch takes x for channels last: its rule for the strides, which also decides where sizes are 1.
+
+    Source: c10/core/MemoryFormat.h, is_channels_last_strides_2d_s4.
+    """
+    least, strides = 0, x.stride()
+    if strides[1] == 0:
+        return False
+    for axis in (1, 3, 2, 0):
+        if x.shape[axis] == 0 or strides[axis] < least or (axis == 0 and least == strides[1]):
+            return False
+        least = strides[axis] * x.shape[axis]
+    return True
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """x with its channels innermost, and strides that say so even where there is one channel or one pixel."""
+    _, channels, height, width = x.shape
+    x = x.contiguous(memory_format=torch.channels_last)
+    return x.as_strided(x.shape, (channels * height * width, 1, width * channels, channels))
