@@ -1,6 +1,7 @@
 """Checks that a device computes what the CPU does, in float64; they need torch and spikecredit only."""
 
 import copy
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -87,6 +88,68 @@ def streams_equal_sequences(device: str) -> None:
         assert torch.allclose(torch.cat([first, second]), whole, atol=1e-9), name
 
 
+def kernels_equal_the_reference(device: str) -> None:
+    """Each neuron's kernel on the device gives the plain loop's spikes bit for bit, and its gradients to 1e-6."""
+    generator = torch.Generator().manual_seed(5)
+    for (label, make), steps, dtype in itertools.product(
+        _neurons().items(), (1, 4, 25, 70), (torch.float32, torch.float64)
+    ):
+        x = (0.4 + torch.randn((steps, 3, 50), generator=generator, dtype=torch.float64)).to(device, dtype)
+        weights = torch.randn((steps, 3, 50), generator=generator, dtype=torch.float64).to(device, dtype)
+        results = []
+        for backend in ("auto", "reference"):
+            neuron = make(backend).to(device, dtype)
+            given = x.clone().requires_grad_()
+            out = neuron(given)
+            gradient = torch.autograd.grad((out * weights).sum(), [given, *neuron.parameters()], allow_unused=True)
+            results.append((out, gradient))
+        (out, ours), (wanted, theirs) = results
+        case = f"{label}, T = {steps}, {dtype}"
+        assert torch.equal(out, wanted), f"{case}: {int((out != wanted).sum())} outputs differ"
+        for got, reference in zip(ours, theirs, strict=True):
+            if reference is None:
+                continue
+            scale = max(1.0, float(reference.abs().max()))
+            error = float((got - reference).abs().max()) / scale
+            # a time constant's gradient is a sum over all neurons and steps, in another order
+            bound = (1e-6 if dtype == torch.float32 else 1e-12) * (100 if reference.ndim < 3 else 1)
+            assert error < bound, f"{case}: gradients differ by {error:.1e}"
+
+
+def _neurons() -> dict[str, Callable[[str], torch.nn.Module]]:
+    learned = {"learn_tau": True}
+    return {
+        "lif": lambda b: sc.LIF(5.0, backend=b, **learned),
+        "lif, zero, attached": lambda b: sc.LIF(5.0, reset="zero", detach_reset=False, backend=b, **learned),
+        "lif, refractory": lambda b: sc.LIF(5.0, refractory=3, surrogate=sc.ArcTan(), backend=b),
+        "alif": lambda b: sc.ALIF(5.0, backend=b, **learned),
+        "current": lambda b: sc.CurrentLIF(5.0, backend=b, shape=(50,), learn_tau=True),
+        "readout": lambda b: sc.LeakyReadout(5.0, backend=b, **learned),
+    }
+
+
+def large_tensors_are_addressed(device: str) -> None:
+    """On CUDA: a sequence of more than 2^31 elements, whose offsets need 64 bits, equals its last rows run alone."""
+    if device == "cpu":
+        return
+    free, _ = torch.cuda.mem_get_info()
+    n = 2**26 + 3
+    if free < 200 * n:
+        return
+    x = torch.full((34, n), 0.3, device=device, dtype=torch.bfloat16)
+    neuron = sc.LIF(5.0)
+    with torch.no_grad():
+        whole, part = neuron(x), neuron(x[:, -5:])
+    assert torch.equal(whole[:, -5:], part)
+
+
 CHECKS: dict[str, Callable[[str], None]] = {
-    check.__name__: check for check in (same_outputs_and_gradients, autocast_trains, streams_equal_sequences)
+    check.__name__: check
+    for check in (
+        kernels_equal_the_reference,
+        same_outputs_and_gradients,
+        autocast_trains,
+        streams_equal_sequences,
+        large_tensors_are_addressed,
+    )
 }

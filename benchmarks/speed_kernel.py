@@ -16,6 +16,9 @@ from benchmarks import speed_peers
 from benchmarks.common import interleaved
 from benchmarks.speed_networks import SLOPE, TAU, Spike, Work
 from spikecredit.neurons import LIFParameters, LIFState, lif_loop
+from spikecredit.neurons.kernels import backends
+from spikecredit.neurons.kernels.backends import KIND_OF
+from spikecredit.neurons.kernels.flat import Decays, Membrane, State, segment_of
 
 COPIES_OF_THE_BOUND = 3
 TENSORS_OURS_MOVES = 5
@@ -32,12 +35,27 @@ def shapes(device: torch.device, quick: bool) -> dict[str, tuple[int, int, int]]
 
 
 def kernel_without_allocation(lif: sc.LIF, x: Tensor, grad: Tensor) -> Callable[[], Any]:
-    """Forward and backward on buffers that are there already.
+    """Forward and backward of the backend itself, on buffers that are there already."""
+    backend = backends.choose("auto", x.device.type, type(lif.surrogate))
+    if backend == "reference":
+        raise RuntimeError(f"no kernel runs on {x.device}")
+    run = backends.module(backend)
+    steps, n = x.shape[0], x[0].numel()
+    x_, grad_ = x.view(steps, n), grad.view(steps, n)
+    u, last, grad_u = (torch.zeros(n, device=x.device) for _ in range(3))
+    spikes, grad_x = torch.empty_like(x_), torch.empty_like(x_)
+    count = (steps - 1) // segment_of(backend)
+    checkpoints = torch.empty((count, 1, n), device=x.device) if count else None
+    m = Membrane(lif.threshold, 0.0, lif.reset, 0, KIND_OF[type(lif.surrogate)], (SLOPE,), True)
+    state, decays = State(u), lif.decays()
 
-    TODO: call the kernel itself on preallocated buffers once its interface is final. For now this is the module, with
-    its allocations.
-    """
-    return forward_backward(lif, x, grad)
+    def call() -> None:
+        run.forward(x_, state, decays, m, spikes, None, checkpoints, State(last))
+        run.backward(
+            x_, state, decays, m, checkpoints, grad_, None, State(None), grad_x, State(grad_u), Decays(None)
+        )  # fmt: skip
+
+    return call
 
 
 def forward_backward(module: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Callable[[], None]:
@@ -69,7 +87,7 @@ def constant_input(lif: nn.Module, image: Tensor, steps: int, grad: Tensor) -> C
 
     def call() -> None:
         leaf.grad = None
-        lif(leaf.expand(steps, *leaf.shape)).backward(grad)
+        lif(leaf[None], steps=steps).backward(grad)
 
     return call
 

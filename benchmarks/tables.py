@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,45 @@ def ratio_table(name: str, columns: list[str]) -> str | None:
     return "\n\n".join(parts) or None
 
 
+def precision_table() -> str | None:
+    found = load("precision")
+    if found is None:
+        return None
+    rows, means = [], {}
+    for precision in ("float32", "bf16"):
+        runs = [row for row in found["rows"] if row["precision"] == precision]
+        values = [100 * row["validation_accuracy"] for row in runs]
+        means[precision] = sum(values) / len(values)
+        seeds = ", ".join(f"{value:.2f}" for value in values)
+        rows.append([precision, str(len(values)), f"{means[precision]:.2f} %", seeds])
+    body = table(["precision", "seeds", "validation accuracy", "each"], rows)
+    first = found["rows"][0]
+    note = (
+        f"`{first['config']}`, {first['epochs']} epochs, 5,000 images held out of the training set; bf16 minus float32: "
+        f"{means['bf16'] - means['float32']:+.2f} points. "
+    )
+    return f"{body}\n\n{note}{origin(found['command'], first['environment'])}"
+
+
+def speed_tables() -> str | None:
+    """Every section of benchmarks.speed, as sections of a section of the page."""
+    found = load("speed-cpu")
+    if found is None:
+        return None
+    from benchmarks.speed_report import render
+
+    return re.sub("^## ", "### ", render(found), flags=re.MULTILINE).rstrip()
+
+
+def speed_plot() -> str:
+    from benchmarks.speed_report import plot
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "speed.svg"
+        plot(load("speed-cpu") or {}, path)
+        return path.read_text()
+
+
 def outputs() -> dict[Path, str]:
     """Every file and its text."""
     tables = {
@@ -133,6 +173,8 @@ def outputs() -> dict[Path, str]:
         "pathways": ratio_table("pathways", ["network", "what", "pathway"]),
         "layout": ratio_table("layout", ["case"]),
         "published": published_table(),
+        "speed": speed_tables(),
+        "precision": precision_table(),
     }
     readme = (ROOT / "README.md").read_text()
     for name, text in tables.items():
@@ -141,6 +183,8 @@ def outputs() -> dict[Path, str]:
             lambda m, text=text: m[1] + (f"{text}\n" if text else "Not measured yet.\n") + m[2], readme
         )
     files = {GENERATED / f"{name}.md": text + "\n" for name, text in tables.items() if text}
+    if load("speed-cpu") is not None:
+        files[GENERATED / "speed.svg"] = speed_plot()
     return {ROOT / "README.md": readme, **files}
 
 

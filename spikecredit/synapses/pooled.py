@@ -128,7 +128,7 @@ class _ConvPool(torch.autograd.Function):
         device = x.device.type
         weight, bias, feedback = cast_for_autocast(device, weight, bias, weight if feedback is None else feedback)  # type: ignore[assignment]  # no None comes back for a tensor
         dtype = cast_for_autocast(device, x[:0])[0].dtype  # type: ignore[union-attr]
-        channels_last = device == "cpu" and weight.dtype != torch.float64
+        channels_last = device == "cpu" and weight.dtype != torch.float64 and _is_ordinary(x, weight, geometry)
         as_computed = not channels_last or _is_channels_last(x) or _is_channels_last(weight)
         kernel = _channels_last(weight) if channels_last else weight
         size = _chunk_size(x, weight, geometry)
@@ -168,13 +168,31 @@ class _ConvPool(torch.autograd.Function):
         return g_x, g_weight, g_bias, None, None, None, None
 
 
+def _is_ordinary(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether channels last is safe: kernel and output more than one pixel wide, padding less than the kernel.
+
+    Otherwise channels-last convolutions of oneDNN 3.12 (torch 2.13) can give wrong numbers or crash, mostly with one
+    input channel in a group, where strides say nothing.
+    """
+    _, padding, dilation, _ = geometry
+    extent = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    return (
+        min(weight.shape[2:]) > 1
+        and min(_plane(x, weight, geometry)) > 1
+        and all(p <= e for p, e in zip(padding, extent, strict=True))
+    )
+
+
+def _plane(x: Tensor, weight: Tensor, geometry: Geometry) -> list[int]:
+    """Height and width of the convolution's output."""
+    sizes = zip(x.shape[2:], weight.shape[2:], *geometry[:3], strict=True)
+    return [(size + 2 * p - d * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, p, d in sizes]
+
+
 def _chunk_size(x: Tensor, weight: Tensor, geometry: Geometry) -> int:
     """How many images make a chunk, such that the chunks are of nearly one size."""
-    plane = 1
-    for size, kernel, stride, padding, dilation in zip(x.shape[2:], weight.shape[2:], *geometry[:3], strict=True):
-        plane *= max((size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1, 1)
-    image = plane * len(weight) * weight.element_size()
-    most = max(CHUNK, WEIGHTS_PER_CHUNK * weight.nbytes) // image
+    image = len(weight) * math.prod(_plane(x, weight, geometry)) * weight.element_size()
+    most = max(CHUNK, WEIGHTS_PER_CHUNK * weight.nbytes) // max(image, 1)
     chunks = math.ceil(len(x) / max(most, 1))
     return math.ceil(len(x) / chunks) if chunks else 1
 

@@ -5,6 +5,7 @@
 
 import os
 import threading
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -306,9 +307,8 @@ def _numpy(dtype: torch.dtype) -> Any:
 
 def _decays(decays: Decays, state: Tensor) -> tuple[Any, ...]:
     """All three as numbers, or all three as arrays, so that few signatures are compiled."""
-    values = [0.0 if d is None else d for d in decays]
-    values = [d.item() if isinstance(d, Tensor) and d.ndim == 0 else d for d in values]
     number = _numpy(state.dtype)
+    values = [0.0 if d is None else d.item() if isinstance(d, Tensor) and d.ndim == 0 else d for d in decays]
     if not any(isinstance(d, Tensor) for d in values):
         return tuple(number(d) for d in values)
     return tuple(
@@ -318,12 +318,17 @@ def _decays(decays: Decays, state: Tensor) -> tuple[Any, ...]:
 
 def _rows(state: State, u: Tensor) -> tuple[Any, Any]:
     """A state's fields as the rows of one array, and which fields they are."""
-    present = np.array([f for f, v in enumerate(state) if v is not None], np.int64)
+    present = _positions(tuple(f for f, v in enumerate(state) if v is not None))
     fields = [v if v.dtype == u.dtype else v.to(u.dtype) for v in state if v is not None]
     if len(fields) == 1:
         return fields[0][None].detach().numpy(), present  # the common case, without a copy
     rows = torch.stack(fields) if fields else u.new_empty((0, u.numel()))
     return rows.detach().numpy(), present
+
+
+@lru_cache
+def _positions(present: tuple[int, ...]) -> Any:
+    return np.array(present, np.int64)
 
 
 def _write(rows: Any, state: State) -> None:

@@ -20,6 +20,7 @@ from spikecredit.neurons.kernels.flat import (
     slice_strides,
     unflat,
 )
+from spikecredit.neurons.kernels.operator import operator
 from spikecredit.neurons.neuron import state_dtype
 from spikecredit.neurons.surrogate import SURROGATES
 
@@ -80,8 +81,7 @@ def flat_arguments(
     return strides, flat_sequence(x.detach(), strides, steps), State(*fields), Decays(*decays)
 
 
-@torch.library.custom_op("spikecredit::spiking", mutates_args=())
-def spiking(
+def _spiking(
     x: Tensor,
     steps: int,
     u: Tensor,
@@ -123,15 +123,13 @@ def spiking(
     return outputs
 
 
-@spiking.register_fake
-def _(x, steps, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
+def _spiking_fake(x, steps, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
       threshold, adaptation, reset, refractory, surrogate, shape,
       detach_reset, potentials, keep, backend):  # fmt: skip
     return _outputs(x, steps, State(u, i, a, r, wait), potentials, keep, backend)
 
 
-@torch.library.custom_op("spikecredit::spiking_backward", mutates_args=())
-def spiking_backward(
+def _spiking_backward(
     x: Tensor,
     steps: int,
     u: Tensor,
@@ -216,15 +214,14 @@ def _gradients(
     return (g_x, *slices, *decays)  # type: ignore[return-value]
 
 
-@spiking_backward.register_fake
-def _(x, steps, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
+def _spiking_backward_fake(x, steps, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
       threshold, adaptation, reset, refractory, surrogate, shape,
       detach_reset, backend, checkpoints, grad_spikes, grad_potentials, grad_u, grad_i, grad_a, grad_r,
       learned):  # fmt: skip
     return _gradients(x, State(u, i, a, r, wait), (beta, alpha, rho), learned)
 
 
-def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _keep_spiking(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, steps, u, i, a, r, wait, beta, alpha, rho, *numbers, _, _, backend = inputs
     ctx.save_for_backward(x, u, i, a, r, wait, beta, alpha, rho, output[7])
     ctx.steps, ctx.numbers, ctx.backend = steps, numbers, backend
@@ -232,10 +229,10 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+def _hand_back_spiking(ctx: Any, backward: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     x, *state, beta, alpha, rho, checkpoints = ctx.saved_tensors
     learned = [bool(needed) for needed in ctx.needs_input_grad[7:10]]
-    results = spiking_backward(
+    results = backward(
         x, ctx.steps, *state, beta, alpha, rho, *ctx.numbers, ctx.backend, checkpoints, *grads[:6], learned
     )
     g_x, *g_state, g_beta, g_alpha, g_rho = results
@@ -248,11 +245,13 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     return (*wanted, *factors, *[None] * 11)
 
 
-spiking.register_autograd(_backward, setup_context=_keep_for_backward)
+spiking = operator(
+    "spiking", _spiking, _spiking_fake, _spiking_backward, _spiking_backward_fake, _keep_spiking, _hand_back_spiking
+)
+"""All spiking neurons; arguments and results are those of `_spiking`."""
 
 
-@torch.library.custom_op("spikecredit::leaky", mutates_args=())
-def leaky(x: Tensor, steps: int, u: Tensor, beta: Tensor | None, number: float, backend: str) -> Tensor:
+def _leaky(x: Tensor, steps: int, u: Tensor, beta: Tensor | None, number: float, backend: str) -> Tensor:
     """u[t] = beta u[t-1] + x[t], in the state's dtype."""
     potentials = _potentials(x, steps)
     if x.numel():
@@ -268,13 +267,11 @@ def _potentials(x: Tensor, steps: int) -> Tensor:
     return torch.empty_strided((steps, *shape), every, dtype=state_dtype(x), device=x.device)
 
 
-@leaky.register_fake
-def _(x: Tensor, steps: int, u: Tensor, beta: Tensor | None, number: float, backend: str) -> Tensor:
+def _leaky_fake(x: Tensor, steps: int, u: Tensor, beta: Tensor | None, number: float, backend: str) -> Tensor:
     return _potentials(x, steps)
 
 
-@torch.library.custom_op("spikecredit::leaky_backward", mutates_args=())
-def leaky_backward(
+def _leaky_backward(
     grad: Tensor, x: Tensor, u: Tensor, beta: Tensor | None, number: float, backend: str, potentials: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, u and beta (empty if `potentials` is None: nobody asks)."""
@@ -305,8 +302,7 @@ def _leaky_gradients(
     return g_x, g_u, x.new_empty(0) if beta is None or potentials is None else torch.empty_like(beta)
 
 
-@leaky_backward.register_fake
-def _(grad, x, u, beta, number, backend, potentials):  # type: ignore[no-untyped-def]
+def _leaky_backward_fake(grad, x, u, beta, number, backend, potentials):  # type: ignore[no-untyped-def]
     return _leaky_gradients(x, u, beta, potentials)
 
 
@@ -316,29 +312,12 @@ def _keep_leaky(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.number, ctx.backend = number, backend
 
 
-def _leaky_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _hand_back_leaky(ctx: Any, backward: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, u, beta, potentials = ctx.saved_tensors
-    g_x, g_u, g_beta = leaky_backward(grad, x, u, beta, ctx.number, ctx.backend, potentials)
+    g_x, g_u, g_beta = backward(grad, x, u, beta, ctx.number, ctx.backend, potentials)
     needs = ctx.needs_input_grad
     return g_x if needs[0] else None, None, g_u if needs[2] else None, g_beta if needs[3] else None, None, None
 
 
-leaky.register_autograd(_leaky_backward, setup_context=_keep_leaky)
-
-
-# ---- second derivatives
-
-
-def keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """A backward operator keeps nothing: its own backward pass only refuses."""
-
-
-def refuse(ctx: Any, *grads: Tensor | None) -> None:
-    """The backward pass of a backward operator."""
-    raise RuntimeError(
-        "second derivatives through a neuron's kernel are not implemented: build the neuron with backend='reference'"
-    )
-
-
-spiking_backward.register_autograd(refuse, setup_context=keep_nothing)
-leaky_backward.register_autograd(refuse, setup_context=keep_nothing)
+leaky = operator("leaky", _leaky, _leaky_fake, _leaky_backward, _leaky_backward_fake, _keep_leaky, _hand_back_leaky)
+"""The readout; arguments and result are those of `_leaky`."""

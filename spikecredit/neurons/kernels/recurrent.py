@@ -12,7 +12,8 @@ from torch import Tensor
 
 from spikecredit.neurons.kernels import backends
 from spikecredit.neurons.kernels.flat import Decays, Membrane, State
-from spikecredit.neurons.kernels.ops import add_reset_gradient, flat_arguments, keep_nothing, refuse
+from spikecredit.neurons.kernels.operator import operator
+from spikecredit.neurons.kernels.ops import add_reset_gradient, flat_arguments
 from spikecredit.neurons.kernels.reference import ALIFParameters, LIFParameters
 from spikecredit.neurons.kernels.sequence import operands
 from spikecredit.neurons.neuron import state_dtype
@@ -66,8 +67,7 @@ def _at(past: Tensor, waits: Tensor, t: int, like: State) -> State:
     return State(*fields, wait=None if like.wait is None else waits[t])  # type: ignore[misc]
 
 
-@torch.library.custom_op("spikecredit::recurrent", mutates_args=())
-def recurrent(
+def _recurrent(
     x: Tensor,
     steps: int,
     spikes: Tensor,
@@ -121,16 +121,14 @@ def recurrent(
     return out, *last, currents, past, waits  # type: ignore[return-value]
 
 
-@recurrent.register_fake
-def _(x, steps, spikes, weight, feedback, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
+def _recurrent_fake(x, steps, spikes, weight, feedback, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
       threshold, adaptation, reset, refractory, surrogate, shape, detach_reset, keep, backend):  # fmt: skip
     rows = steps if keep else 1
     out, last, (past, waits) = _memory(x, steps, State(u, i, a, r, wait), rows + 1)
     return out, *last, x.new_empty((rows, *x.shape[1:])), past, waits
 
 
-@torch.library.custom_op("spikecredit::recurrent_backward", mutates_args=())
-def recurrent_backward(
+def _recurrent_backward(
     x: Tensor,
     steps: int,
     spikes: Tensor,
@@ -232,8 +230,7 @@ def _gradients(
     return (x.new_empty(x.shape), torch.empty_like(spikes), torch.empty_like(weight), *fields, *decays)  # type: ignore[return-value]
 
 
-@recurrent_backward.register_fake
-def _(x, steps, spikes, weight, feedback, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
+def _recurrent_backward_fake(x, steps, spikes, weight, feedback, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
       threshold, adaptation, reset, refractory, surrogate, shape, detach_reset, backend,
       out, currents, past, waits, grad, grad_u, grad_i, grad_a, grad_r, learned):  # fmt: skip
     return _gradients(x, spikes, weight, State(u, i, a, r, wait), (beta, alpha, rho), learned)
@@ -248,11 +245,11 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Nine) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+def _hand_back(ctx: Any, backward: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     x, *tensors, out, currents, past, waits = ctx.saved_tensors
     needs = ctx.needs_input_grad
     learned = [bool(needed) for needed in needs[10:13]]
-    g_x, g_spikes, g_weight, *rest = recurrent_backward(
+    g_x, g_spikes, g_weight, *rest = backward(
         x, ctx.steps, *tensors, *ctx.numbers, ctx.backend, out, currents, past, waits, *grads[:5], learned
     )
     if ctx.numbers[-1]:
@@ -261,5 +258,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     return (*(g if needed else None for g, needed in zip(found, needs[:13], strict=True)), *[None] * 10)
 
 
-recurrent.register_autograd(_backward, setup_context=_keep)
-recurrent_backward.register_autograd(refuse, setup_context=keep_nothing)
+recurrent = operator(
+    "recurrent", _recurrent, _recurrent_fake, _recurrent_backward, _recurrent_backward_fake, _keep, _hand_back
+)
+"""A recurrent population; arguments and results are those of `_recurrent`."""
