@@ -139,8 +139,8 @@ def precision_table() -> str | None:
     body = table(["precision", "seeds", "validation accuracy", "each"], rows)
     first = found["rows"][0]
     note = (
-        f"`{first['config']}`, {first['epochs']} epochs, 5,000 images held out of the training set; bf16 minus float32: "
-        f"{means['bf16'] - means['float32']:+.2f} points. "
+        f"`{first['config']}`, {first['epochs']} epochs, 5,000 images held out of the training set; bf16 minus "
+        f"float32: {means['bf16'] - means['float32']:+.2f} points. "
     )
     return f"{body}\n\n{note}{origin(found['command'], first['environment'])}"
 
@@ -153,6 +153,58 @@ def speed_tables() -> str | None:
     from benchmarks.speed_report import render
 
     return re.sub("^## ", "### ", render(found), flags=re.MULTILINE).rstrip()
+
+
+def speed_summary() -> str | None:
+    """Our best layout of each case beside snnTorch's loop, the fastest peer, the leanest peer and the bound."""
+    found = load("speed-cpu")
+    if found is None:
+        return None
+    from benchmarks.speed_steps import BOUND, OURS
+
+    rows = []
+    for label, section in found["sections"].items():
+        if "work" not in section or "tuned" in label:
+            continue
+        for kind in ("spikes", "constant"):
+            runs = [r for r in section["rows"] if r["input"] == kind and "error" not in r]
+            for precision in ("float32", "bf16"):
+                ours = min(_of(runs, OURS, precision), key=_milliseconds)
+                bound = next(
+                    r
+                    for r in _of(runs, BOUND, precision)
+                    if r["competitor"][len(BOUND) :] == ours["competitor"][len(OURS) :]
+                )
+                peers = [r for r in runs if r["library"] != "spikecredit"]
+                fastest = min((r for r in peers if r["precision"] == precision), key=_milliseconds)
+                lean = [r["memory_mib"] for r in peers if r["precision"] == precision and r.get("memory_mib")]
+                mine = ours.get("memory_mib")
+                rows.append(
+                    [
+                        section["work"]["name"], {"spikes": "spikes", "constant": "constant image"}[kind], precision,
+                        f"{_milliseconds(ours):.1f} ms", f"{ours['train_x']:.2f} x",
+                        f"{_milliseconds(fastest) / _milliseconds(ours):.2f} x ({fastest['competitor']})",
+                        f"{_milliseconds(ours) / _milliseconds(bound):.2f}",
+                        f"{mine:.0f} / {min(lean):.0f} MiB" if mine and lean else "–",
+                    ]
+                )  # fmt: skip
+    header = ["network", "input", "precision", "training step", "snnTorch's loop in float32, over ours",
+              "fastest peer in this precision, over ours", "ours over the same network with ReLU",
+              "peak memory, ours / leanest peer"]  # fmt: skip
+    first = next(iter(found["sections"].values()))["environment"]
+    about = f"{first['processor']}, {' '.join(first['cpu_flags'])}; {first['threads']} threads"
+    return (
+        f"{table(header, rows)}\n\n`{found['command']}` on a CPU ({about}), default malloc, commit {first['commit']}."
+    )
+
+
+def _of(rows: list[dict[str, Any]], competitor: str, precision: str) -> list[dict[str, Any]]:
+    found = [r for r in rows if r["competitor"].startswith(competitor) and r["precision"] == precision]
+    return [r for r in found if "compile" not in r["competitor"]]
+
+
+def _milliseconds(row: dict[str, Any]) -> float:
+    return 1e3 * row["train"]["median"]
 
 
 def speed_plot() -> str:
@@ -174,6 +226,7 @@ def outputs() -> dict[Path, str]:
         "layout": ratio_table("layout", ["case"]),
         "published": published_table(),
         "speed": speed_tables(),
+        "speed_summary": speed_summary(),
         "precision": precision_table(),
     }
     readme = (ROOT / "README.md").read_text()

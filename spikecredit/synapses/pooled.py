@@ -169,17 +169,13 @@ class _ConvPool(torch.autograd.Function):
 
 
 def _is_ordinary(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
-    """Whether channels last is safe: kernel and output more than one pixel wide, padding less than the kernel.
+    """Whether channels last is safe: input, kernel and output more than one pixel wide, padding less than the kernel.
 
-    Otherwise channels-last convolutions of oneDNN 3.12 (torch 2.13) can give wrong numbers or crash, mostly with one
-    input channel in a group, where strides say nothing.
+    Otherwise channels-last convolutions of oneDNN 3.12 (torch 2.13) give wrong numbers now and then, or crash.
     """
     _, padding, dilation, _ = geometry
-    extent = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-    return (
-        min(weight.shape[2:]) > 1
-        and min(_plane(x, weight, geometry)) > 1
-        and all(p <= e for p, e in zip(padding, extent, strict=True))
+    return min(*x.shape[2:], *weight.shape[2:], *_plane(x, weight, geometry)) > 1 and all(
+        p <= d * (kernel - 1) for p, d, kernel in zip(padding, dilation, weight.shape[2:], strict=True)
     )
 
 

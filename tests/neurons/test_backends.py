@@ -363,3 +363,17 @@ def test_long_sequences(steps, seed):
 def test_blocks_of_neurons_do_not_mix():
     x = (0.3 + randn(3, 1, 2 * cpu.WIDTH + 5, seed=1)).float()
     equal_to_the_reference(lambda backend: ALIF(5.0, refractory=2, backend=backend), x, 1e-6)
+
+
+def test_the_exponential_is_exact_to_rounding():
+    x = torch.cat(
+        [-torch.logspace(-8, 1.94, 20000), torch.tensor([0.0, -86.9, -87.1, -1e4, float("-inf"), float("nan")])]
+    )
+    out = torch.empty_like(x)
+    passes.exponential(x.numpy(), out.numpy())
+    wanted = x.double().exp()
+    wanted[x <= -87] = 0
+    relative = (out.double() - wanted).abs() / wanted.clamp_min(1e-300)
+    assert float(relative[x > -87].max()) < 2.0**-23 * 1.5
+    assert (out[x <= -87] == 0).all()
+    assert out[-1].isnan()

@@ -204,7 +204,8 @@ LIF_MUTANTS = {
         "c[j] = c[j] if held[j] > nil else kept[j] * at(beta, j)", "c[j] = kept[j] * at(beta, j)",
         ("subtract", True, 3)),
     "tau learns from the current instead of the potential before": (
-        "passes.add_product(learned[0, begin:end], q, before)", "passes.add_product(learned[0, begin:end], q, u)",
+        "passes.add_product(learned[0, begin:end], q, before)",
+        "passes.add_product(learned[0, begin:end], q, now[U, :n])",
         ("zero", True, 0)),
     "checkpoints are one step late": (
         "checkpoints[segment - 1], present", "checkpoints[max(segment - 2, 0)], present", ("zero", True, 0)),

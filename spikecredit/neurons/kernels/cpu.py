@@ -43,8 +43,8 @@ def _store(rows, present, memory, begin, n):
 
 
 @njit(**passes.COMPILE)
-def _advance(now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive, explicit, n):
-    """One step of a block; s is written where the reset is explicit."""
+def _advance(old, now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive, explicit, n):
+    """One step of a block: from old to now where u is all there is, else in place. s is written if explicit."""
     u = now[U, :n]
     if synapse:
         passes.leak(now[I, :n], current, alpha)
@@ -57,7 +57,7 @@ def _advance(now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, 
         if adaptive:
             passes.leak(a, s, rho)
     else:
-        passes.step(u, current, beta, theta, zero, subtract)
+        passes.step(u if synapse else old[U, :n], current, beta, theta, zero, subtract, u)
 
 
 @njit(**passes.COMPILE)
@@ -67,27 +67,30 @@ def _forward(
 ):  # fmt: skip
     synapse, adaptive, explicit = I in present, A in present, R in present
     width = min(WIDTH, stop - start)
-    rows, line = np.zeros((5, width), state.dtype), np.zeros((2, width), state.dtype)
-    nil = state.dtype.type(0)
+    rows, line = np.zeros((2, 5, width), state.dtype), np.zeros((2, width), state.dtype)
+    nil, turns = state.dtype.type(0), 0 if explicit or synapse else 1  # two rows of u in turn, where it is all there is
     for begin in range(start, stop, width):
         end = min(begin + width, stop)
         n = end - begin
         s, scratch = line[0, :n], line[1, :n]
         beta, alpha = passes.part(beta_, begin, end), passes.part(alpha_, begin, end)
         rho = passes.part(rho_, begin, end)
-        _load(state, present, begin, rows, n)
+        _load(state, present, begin, rows[0], n)
         for t in range(spikes.shape[0]):
+            old, now = rows[turns * (t % 2)], rows[turns * ((t + 1) % 2)]
             if t and t % every == 0 and checkpoints.shape[0]:
-                _store(rows, present, checkpoints[t // every - 1], begin, n)
+                _store(old, present, checkpoints[t // every - 1], begin, n)
             current = passes.row(x[t * stride + begin : t * stride + end], scratch)
-            _advance(rows, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive, explicit, n)
+            _advance(
+                old, now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive, explicit, n
+            )  # fmt: skip
             if explicit:
                 passes.fire(s, nil, spikes[t, begin:end], one)
             else:
-                passes.fire(rows[U, :n], theta, spikes[t, begin:end], one)
+                passes.fire(now[U, :n], theta, spikes[t, begin:end], one)
             if potentials.shape[0]:
-                passes.copy(rows[U, :n], potentials[t, begin:end])
-        _store(rows, present, last, begin, n)
+                passes.copy(now[U, :n], potentials[t, begin:end])
+        _store(rows[turns * (spikes.shape[0] % 2)], present, last, begin, n)
 
 
 @njit(**passes.COMPILE)
@@ -124,24 +127,27 @@ def _backward(
             if derived:
                 passes.fire(past[0, U, :n], theta, past[0, R, :n], one)
             for t in range(t0, t1):  # the states once more
-                past[t - t0 + 1, :, :n] = past[t - t0, :, :n]
+                old, now = past[t - t0], past[t - t0 + 1]
+                if explicit or synapse:
+                    for f in range(past.shape[1]):
+                        passes.copy(old[f, :n], now[f, :n])
                 current = passes.row(x[t * stride + begin : t * stride + end], v)
                 _advance(
-                    past[t - t0 + 1], current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive,
+                    old, now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive,
                     explicit, n,
                 )  # fmt: skip
             for t in range(t1 - 1, t0 - 1, -1):  # and back in time
-                old, u = past[t - t0], past[t - t0 + 1, U, :n]
+                old, now = past[t - t0], past[t - t0 + 1]
                 before, g = old[U, :n], gs_row
                 if len(gs):
                     g = passes.row(gs[t * gs_stride + begin : t * gs_stride + end], gs_row)
                 if len(gu):
                     passes.add(c, gu[t * gu_stride + begin : t * gu_stride + end])
                 if adaptive:
-                    passes.distance(u, old[A, :n], b, theta, v)
+                    passes.distance(now[U, :n], old[A, :n], b, theta, v)
+                    passes.surrogate(kind, shape, v, nil, q, live, psi)
                 else:
-                    passes.subtract(u, theta, v)
-                passes.surrogate(kind, shape, v, psi)
+                    passes.surrogate(kind, shape, now[U, :n], theta, q, live, psi)
                 destination = gx[0 if constant else t, begin:end]
                 wanted = gx_row if constant else passes.target(destination, gx_row)
                 out = live if synapse else wanted

@@ -118,19 +118,20 @@ def leak(u, x, factor):
 
 
 @njit(**COMPILE)
-def step(u, x, beta, theta, zero, subtract):
-    """A plain LIF, whose pending reset is H(u - theta)."""
+def step(before, x, beta, theta, zero, subtract, u):
+    """A plain LIF, whose pending reset is H(before - theta); u may be `before` itself, at the price of vectors."""
     one, nil = u.dtype.type(1), u.dtype.type(0)
     if zero:
         for j in range(len(u)):
-            r = one if u[j] > theta else nil
-            u[j] = (one - r) * u[j] * at(beta, j) + x[j]
+            r = one if before[j] > theta else nil
+            u[j] = (one - r) * before[j] * at(beta, j) + x[j]
     elif subtract:
         for j in range(len(u)):
-            r = one if u[j] > theta else nil
-            u[j] = u[j] * at(beta, j) + x[j] - r * theta
+            r = one if before[j] > theta else nil
+            u[j] = before[j] * at(beta, j) + x[j] - r * theta
     else:
-        leak(u, x, beta)
+        for j in range(len(u)):
+            u[j] = before[j] * at(beta, j) + x[j]
 
 
 @njit(**COMPILE)
@@ -194,12 +195,6 @@ def add_product(destination, left, right):
 
 
 @njit(**COMPILE)
-def subtract(u, theta, v):
-    for j in range(len(u)):
-        v[j] = u[j] - theta
-
-
-@njit(**COMPILE)
 def scale(q, factor, out):
     for j in range(len(q)):
         out[j] = q[j] * at(factor, j)
@@ -212,52 +207,93 @@ def distance(u, a, b, theta, v):
 
 
 @njit(**COMPILE)
-def normal(v, mean, sigma, scale, out, weight):
-    half = v.dtype.type(-0.5)
-    for j in range(len(v)):
-        z = (v[j] - mean) / sigma
-        out[j] += weight * (scale * math.exp(half * z * z))
+def exponential(x, out):
+    """exp(x) for x <= 0; out is another row than x.
+
+    In float32 by hand, as a call of the library's function cannot become vector instructions: exp(x) = 2^k exp(r)
+    with k = round(x / ln 2) and |r| <= ln 2 / 2, where a polynomial of degree 7 is exact to rounding; 2^k is made of
+    its bits. Below exp(-87) it is 0.
+    """
+    if x.itemsize == 8:
+        for j in range(len(x)):
+            out[j] = math.exp(x[j])
+        return
+    bits = out.view(np.int32)
+    scale = np.float32(1.4426950408889634)
+    high, low = np.float32(0.693145751953125), np.float32(1.42860682030941723e-6)  # ln 2
+    half, floor, one = np.float32(0.5), np.float32(-87.0), np.float32(1)
+    for j in range(len(x)):
+        v = x[j] if x[j] > floor else floor
+        bits[j] = (np.int32(v * scale - half) + np.int32(127)) << np.int32(23)
+    for j in range(len(x)):
+        v = x[j] if x[j] > floor else floor
+        k = np.float32(np.int32(v * scale - half))
+        r = (v - k * high) - k * low
+        p = np.float32(1 / 5040)
+        p = p * r + np.float32(1 / 720)
+        p = p * r + np.float32(1 / 120)
+        p = p * r + np.float32(1 / 24)
+        p = p * r + np.float32(1 / 6)
+        p = p * r + half
+        p = p * r + one
+        p = p * r + one
+        value = out[j] * p
+        out[j] = value if x[j] > floor else (np.float32(0) if x[j] <= floor else x[j])
 
 
 @njit(**COMPILE)
-def surrogate(kind, p, v, out):
-    """psi(v); p: the surrogate's parameters."""
-    number = v.dtype.type
+def add_normal(u, theta, mean, sigma, weight, work, extra, out):
+    """out += weight N(u - theta; mean, sigma^2); work and extra are overwritten."""
+    half, scale = u.dtype.type(-0.5), weight / (sigma * u.dtype.type(math.sqrt(2 * math.pi)))
+    for j in range(len(u)):
+        z = (u[j] - theta - mean) / sigma
+        work[j] = half * z * z
+    exponential(work, extra)
+    for j in range(len(u)):
+        out[j] += scale * extra[j]
+
+
+@njit(**COMPILE)
+def surrogate(kind, p, u, theta, work, extra, out):
+    """psi(u - theta); p: the surrogate's parameters. work and extra are overwritten."""
+    number = u.dtype.type
     one, nil, two = number(1), number(0), number(2)
-    root = number(math.sqrt(2 * math.pi))
     if kind == 0:
         slope = p[0]
-        for j in range(len(v)):
-            d = abs(v[j]) * slope + one
+        for j in range(len(u)):
+            d = abs(u[j] - theta) * slope + one
             out[j] = one / (d * d)
     elif kind == 1:
         scale, height = number(math.pi / 2) * p[0], p[0] / two
-        for j in range(len(v)):
-            d = v[j] * scale
+        for j in range(len(u)):
+            d = (u[j] - theta) * scale
             out[j] = height / (d * d + one)
     elif kind == 2:
         width, height = p[1], p[0] / p[1]
-        for j in range(len(v)):
-            d = one - abs(v[j]) / width
-            out[j] = d * height if d > nil or d != d else nil
+        for j in range(len(u)):
+            d = one - abs(u[j] - theta) / width
+            out[j] = nil if d < nil else d * height
     elif kind == 3:
         out[:] = nil
-        normal(v, nil, p[0], one / (p[0] * root), out, one)
+        add_normal(u, theta, nil, p[0], one, work, extra, out)
     elif kind == 4:
         slope = p[0]
-        for j in range(len(v)):
-            s = one / (one + math.exp(-(v[j] * slope)))
-            out[j] = s * (one - s) * slope
+        for j in range(len(u)):
+            work[j] = -abs((u[j] - theta) * slope)
+        exponential(work, extra)
+        for j in range(len(u)):  # s (1 - s) with s = 1 / (1 + e), which is even in u - theta
+            d = one + extra[j]
+            out[j] = slope * extra[j] / (d * d)
     elif kind == 5:
         width = p[0]
-        for j in range(len(v)):
-            out[j] = one if abs(v[j]) < width else nil
+        for j in range(len(u)):
+            out[j] = one if abs(u[j] - theta) < width else nil
     else:
         sigma, h, wide, gamma = p[0], p[1], p[2] * p[0], p[3]
         out[:] = nil
-        normal(v, nil, sigma, one / (sigma * root), out, gamma * (one + h))
-        normal(v, sigma, wide, one / (wide * root), out, -gamma * h)
-        normal(v, -sigma, wide, one / (wide * root), out, -gamma * h)
+        add_normal(u, theta, nil, sigma, gamma * (one + h), work, extra, out)
+        add_normal(u, theta, sigma, wide, -gamma * h, work, extra, out)
+        add_normal(u, theta, -sigma, wide, -gamma * h, work, extra, out)
 
 
 @njit(**COMPILE)
