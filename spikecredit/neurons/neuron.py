@@ -94,5 +94,5 @@ def check_current(
 
 
 def at_rest(x: Tensor, state: Tensor | None) -> Tensor:
-    """The state, or zeros for one time step of x, in the dtype of the state."""
-    return torch.zeros_like(x[0], dtype=state_dtype(x)) if state is None else state
+    """The state, or zeros for one time step of x, in the dtype of the state; one number in memory until it is read."""
+    return x.new_zeros((), dtype=state_dtype(x)).expand(x.shape[1:]) if state is None else state

@@ -241,6 +241,9 @@ def check(case: Case, backend: Any = backend) -> None:
     for name, v in expected_gradients.items():
         rounding = torch.finfo(v.dtype).eps if v.dtype.itemsize == 2 else 0.0
         largest = v[v.isfinite()].abs().max().item() if v.isfinite().any() else 0.0
+        # The loss weighs outputs by up to 4: where such terms cancel, float32 leaves the rounding of the terms, in the
+        # reference as well.
+        largest = max(largest, 4.0)
         if name in ("beta", "alpha", "rho"):  # sums over time and neurons of terms up to 1 / theta^2 that cancel
             largest = max(largest, 10.0)
         torch.testing.assert_close(

@@ -158,7 +158,7 @@ def _spiking_backward(
     grad_r: Tensor | None,
     learned: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, u, i, a, r, beta, alpha, rho; empty where there is none."""
+    """Gradients of x, u, i, a, r, beta, alpha, rho; empty where there is none. learned: beta, alpha, rho, the state."""
     state = State(u, i, a, r, wait)
     outputs = _gradients(x, state, (beta, alpha, rho), learned)
     if x.numel() == 0:
@@ -170,19 +170,22 @@ def _spiking_backward(
     if grad_spikes is None and grad_potentials is None:  # only the last state is used
         grad_spikes = x.new_zeros((1, *x.shape[1:])).expand(steps, *x.shape[1:])
     derived = r is None and not detach_reset and reset != "none"
-    first = State(
-        flat(g_u, strides), None if i is None else flat(g_i, strides), None if a is None else flat(g_a, strides),
-        x.new_empty(n, dtype=g_u.dtype) if derived else None if r is None else flat(g_r, strides),
-    )  # fmt: skip
-    factors = Decays(*(x.new_empty(n, dtype=g_u.dtype) if wanted else None for wanted in learned))
+    wants_state, dtype = learned[3], state_dtype(x)
+    first = State(None)
+    if wants_state:
+        first = State(
+            flat(g_u, strides), None if i is None else flat(g_i, strides), None if a is None else flat(g_a, strides),
+            x.new_empty(n, dtype=dtype) if derived else None if r is None else flat(g_r, strides),
+        )  # fmt: skip
+    factors = Decays(*(x.new_empty(n, dtype=dtype) if wanted else None for wanted in learned[:3]))
     backends.module(backend).backward(
         x_, state_, decays, m, checkpoints if checkpoints.shape[0] else None,
         None if grad_spikes is None else flat_sequence(grad_spikes.to(x.dtype), strides, steps),
         None if grad_potentials is None else flat_sequence(grad_potentials, strides, steps),
-        State(*(None if v is None else flat(v.to(g_u.dtype), strides) for v in (grad_u, grad_i, grad_a, grad_r))),
+        State(*(None if v is None else flat(v.to(dtype), strides) for v in (grad_u, grad_i, grad_a, grad_r))),
         flat_sequence(g_x, strides, g_x.shape[0]), first, factors,
     )  # fmt: skip
-    if derived:
+    if derived and wants_state:
         add_reset_gradient(first, state_, threshold, surrogate, shape)
     for out, given, factor in zip(outputs[5:], (beta, alpha, rho), factors, strict=True):
         if isinstance(factor, Tensor) and given is not None:
@@ -203,12 +206,12 @@ def _gradients(
     options = {"dtype": state_dtype(x), "device": x.device}
     nothing = [x.new_empty(0, dtype=state_dtype(x)) for _ in range(7)]
     slices = [
-        nothing[k] if v is None else torch.empty_strided(shape, strides, **options)  # type: ignore[arg-type]
+        nothing[k] if v is None or not learned[3] else torch.empty_strided(shape, strides, **options)  # type: ignore[arg-type]
         for k, v in enumerate(state[:4])
     ]
     decays = [
         torch.empty_like(v) if v is not None and wanted else nothing[4 + k]
-        for k, (v, wanted) in enumerate(zip(factors, learned, strict=True))
+        for k, (v, wanted) in enumerate(zip(factors, learned[:3], strict=True))
     ]
     g_x = torch.empty_strided(x.shape, (shape.numel(), *strides), dtype=x.dtype, device=x.device)
     return (g_x, *slices, *decays)  # type: ignore[return-value]
@@ -231,7 +234,7 @@ def _keep_spiking(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 def _hand_back_spiking(ctx: Any, backward: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     x, *state, beta, alpha, rho, checkpoints = ctx.saved_tensors
-    learned = [bool(needed) for needed in ctx.needs_input_grad[7:10]]
+    learned = [*map(bool, ctx.needs_input_grad[7:10]), any(ctx.needs_input_grad[2:6])]
     results = backward(
         x, ctx.steps, *state, beta, alpha, rho, *ctx.numbers, ctx.backend, checkpoints, *grads[:6], learned
     )
@@ -241,7 +244,7 @@ def _hand_back_spiking(ctx: Any, backward: Any, *grads: Tensor | None) -> tuple[
     detach_reset = ctx.numbers[-1]
     if detach_reset:
         wanted[5] = None
-    factors = (g if flag else None for g, flag in zip((g_beta, g_alpha, g_rho), learned, strict=True))
+    factors = (g if flag else None for g, flag in zip((g_beta, g_alpha, g_rho), learned[:3], strict=True))
     return (*wanted, *factors, *[None] * 11)
 
 
