@@ -22,11 +22,12 @@ from spikecredit.synapses.synapse import cast_for_autocast
 aten = torch.ops.aten
 
 CHUNK = 8 * 2**20
-"""Bytes of the convolution's output in one chunk."""
+"""Bytes of the convolution's output in one chunk. Measured on LeNet and VGG layers with 2 threads: within 8 % of the
+best of 2 to 24 MiB, except in a first layer of 64 channels in bf16, where 2 MiB take 15 to 21 % less time."""
 
 WEIGHTS_PER_CHUNK = 2
 """A chunk's output is at least so many times as large as the weight, which every chunk reads and whose gradient it
-writes."""
+writes. Measured on 512 -> 512 channels of 4x4 pixels: 9 to 26 % slower at 0.4 times the weight, no slower at 1.8."""
 
 INDEX_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
@@ -62,8 +63,9 @@ def _is_watched(module: nn.Module) -> bool:
 def conv_pool(conv: Conv2d, pool: MaxPool2d | AvgPool2d, x: Tensor) -> Tensor:
     """pool(conv(x)) as one node of autograd, in chunks of images; the error returns through B as from `conv`.
 
-    On a CPU each chunk is computed with the channels innermost, whatever the layout of x: there max-pooling takes a
-    sixth of the time. What comes out has the layout that pool(conv(x)) would have. It can be differentiated once.
+    On a CPU each chunk is computed with the channels innermost, whatever the layout of x: there max-pooling
+    takes an eighth of the time (float32). What comes out has the layout that pool(conv(x)) would have. It can be
+    differentiated once.
 
     Args:
         x: (..., C_in, H, W), any number of leading dimensions.

@@ -278,7 +278,7 @@ def _run(serial: Any, parallel: Any, steps: int, n: int, *arguments: Any) -> Non
         serial(0, n, *arguments)
         return
     parts = max(1, min(threads, numba.config.NUMBA_NUM_THREADS, steps * n // GRAIN))  # type: ignore[attr-defined]
-    chunk = -(-n // parts + 15) // 16 * 16  # whole cache lines
+    chunk = (-(-n // parts) + 15) // 16 * 16  # whole cache lines
     with _LOCK:
         numba.set_num_threads(parts)
         parallel(-(-n // chunk), chunk, n, *arguments)
