@@ -1,1 +1,1 @@
-"""The neurons' time loops as single autograd nodes."""
+"""The neurons' time loops: their meaning (`reference`), and the same loops fused, for the CPU and for CUDA."""

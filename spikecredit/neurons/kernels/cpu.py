@@ -280,7 +280,8 @@ def _run(serial: Any, parallel: Any, steps: int, n: int, *arguments: Any) -> Non
     parts = max(1, min(threads, numba.config.NUMBA_NUM_THREADS, steps * n // GRAIN))  # type: ignore[attr-defined]
     chunk = (-(-n // parts) + 15) // 16 * 16  # whole cache lines
     with _LOCK:
-        numba.set_num_threads(parts)
+        # the same team always, if only one of it has work: OpenMP would end and start threads when its size changes
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
         parallel(-(-n // chunk), chunk, n, *arguments)
     if torch.get_num_threads() != threads:  # numba's first parallel call sets OpenMP's number, which is torch's
         torch.set_num_threads(threads)
