@@ -192,9 +192,11 @@ def speed_summary() -> str | None:
               "fastest peer in this precision, over ours", "ours over the same network with ReLU",
               "peak memory, ours / leanest peer"]  # fmt: skip
     first = next(iter(found["sections"].values()))["environment"]
+    used = sorted({s["environment"]["commit"] for s in found["sections"].values()})
+    commits = f"commit{'s' if len(used) > 1 else ''} {', '.join(used)}"
     about = f"{first['processor']}, {' '.join(first['cpu_flags'])}; {first['threads']} threads"
     return (
-        f"{table(header, rows)}\n\n`{found['command']}` on a CPU ({about}), default malloc, commit {first['commit']}."
+        f"{table(header, rows)}\n\n`{found['command']}` on a CPU ({about}), default malloc, {commits}."
     )
 
 
