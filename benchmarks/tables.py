@@ -195,9 +195,7 @@ def speed_summary() -> str | None:
     used = sorted({s["environment"]["commit"] for s in found["sections"].values()})
     commits = f"commit{'s' if len(used) > 1 else ''} {', '.join(used)}"
     about = f"{first['processor']}, {' '.join(first['cpu_flags'])}; {first['threads']} threads"
-    return (
-        f"{table(header, rows)}\n\n`{found['command']}` on a CPU ({about}), default malloc, {commits}."
-    )
+    return f"{table(header, rows)}\n\n`{found['command']}` on a CPU ({about}), default malloc, {commits}."
 
 
 def _of(rows: list[dict[str, Any]], competitor: str, precision: str) -> list[dict[str, Any]]:
