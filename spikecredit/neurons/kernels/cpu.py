@@ -146,7 +146,7 @@ def _backward(
                 if adaptive:
                     passes.distance(now[U, :n], old[A, :n], b, theta, v)
                     passes.surrogate(kind, shape, v, nil, q, live, psi)
-                else:
+                elif explicit:
                     passes.surrogate(kind, shape, now[U, :n], theta, q, live, psi)
                 destination = gx[0 if constant else t, begin:end]
                 wanted = gx_row if constant else passes.target(destination, gx_row)
@@ -169,7 +169,7 @@ def _backward(
                         passes.to_reset(k, out, before, beta, theta if subtract else nil, held, zero)
                     passes.back_in_time(c, q, beta, held)
                 else:
-                    passes.adjoint(c, psi, g, out, beta)
+                    passes.adjoint(kind, shape, now[U, :n], theta, c, g, out, beta, q, s, psi)
                     if zero or len(learned):
                         passes.fire(before, theta, s, one)
                         passes.keep(out, s, q, zero)
