@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -28,10 +29,12 @@ def interleaved(
     cases: dict[str, Callable[[], Any]], repeats: int, warmup: int = 3, device: str = "cpu"
 ) -> dict[str, dict[str, float]]:
     """Seconds per call of each case: median and quartiles, cases in turn, so that a noisy machine disturbs all
-    alike."""
+    alike, and in a new order each turn, so that none always comes after the one that leaves the caches worst."""
     times: dict[str, list[float]] = {name: [] for name in cases}
+    order, shuffle = list(cases.items()), random.Random(0).shuffle
     for turn in range(warmup + repeats):
-        for name, call in cases.items():
+        shuffle(order)
+        for name, call in order:
             if device != "cpu":
                 torch.cuda.synchronize()
             start = time.perf_counter()
