@@ -167,11 +167,14 @@ def stream_layers(
 
 
 def after_step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """After `optimizer.step()`: bring the constrained weights that this optimiser owns back to their constraint."""
+    """After `optimizer.step()`: bring the constrained weights that this optimiser owns back to their constraint, and
+    let their pathways learn."""
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for layer in net.modules():
         if isinstance(layer, Constrained) and id(layer.weight) in owned:
             layer.project()
+            if isinstance(layer, Synapse):
+                layer.pathway.learn(layer)
 
 
 def attach(net: nn.Module, optimizer: torch.optim.Optimizer) -> torch.utils.hooks.RemovableHandle:

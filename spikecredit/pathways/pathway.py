@@ -39,6 +39,9 @@ class Pathway(ABC):
     transports_weights: ClassVar[bool] = False
     """True if the error travels back through the forward weights themselves, as in backprop."""
 
+    learns: ClassVar[bool] = False
+    """True if B is a parameter of the layer: the synapse hands it the gradient of W, and the optimiser moves it."""
+
     @property
     def redraws(self) -> bool:
         """Whether `matrix` draws random numbers at every call, for which the layer keeps a noise stream."""
@@ -51,6 +54,9 @@ class Pathway(ABC):
     @abstractmethod
     def matrix(self, layer: WeightedLayer) -> Tensor:
         """B of this layer, in W's layout, before any constraint on the feedback synapses themselves."""
+
+    def learn(self, layer: WeightedLayer) -> None:  # noqa: B027  (most pathways learn nothing)
+        """Local learning of B, after each step of an optimiser that owns the layer's weight; W.grad is still there."""
 
     def feedback(self, layer: WeightedLayer) -> Tensor:
         """The effective B of this layer, in W's layout: the matrix that the error is multiplied with."""
