@@ -155,6 +155,20 @@ def speed_tables() -> str | None:
     return re.sub("^## ", "### ", render(found), flags=re.MULTILINE).rstrip()
 
 
+def events_table() -> str | None:
+    """Dense layers by events beside the matrix product, at each density."""
+    found = load("events-cpu")
+    if found is None:
+        return None
+    names = [name for name in found["rows"][0] if name != "density"]
+    rows = [
+        [f"{row['density']:.0%}", *(f"{row[name]['median'] * 1e3:.1f}" for name in names)] for row in found["rows"]
+    ]
+    n, inputs, outputs = found["shape"]
+    about = origin(found["command"], found["environment"])
+    return f"{table(['inputs that spike', *names], rows)}\n\nms, float32, {n} x {inputs} by {inputs} x {outputs}. {about}"
+
+
 SHOWN = {"spikes": "spikes, 50 %", "sparse spikes": "spikes, 13 %", "constant": "constant image"}
 
 
@@ -231,6 +245,7 @@ def outputs() -> dict[Path, str]:
         "speed": speed_tables(),
         "speed_summary": speed_summary(),
         "precision": precision_table(),
+        "events": events_table(),
     }
     readme = (ROOT / "README.md").read_text()
     for name, text in tables.items():
