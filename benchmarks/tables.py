@@ -161,12 +161,12 @@ def events_table() -> str | None:
     if found is None:
         return None
     names = [name for name in found["rows"][0] if name != "density"]
-    rows = [
-        [f"{row['density']:.0%}", *(f"{row[name]['median'] * 1e3:.1f}" for name in names)] for row in found["rows"]
-    ]
+    rows = [[f"{row['density']:.0%}", *(f"{row[name]['median'] * 1e3:.1f}" for name in names)] for row in found["rows"]]
     n, inputs, outputs = found["shape"]
     about = origin(found["command"], found["environment"])
-    return f"{table(['inputs that spike', *names], rows)}\n\nms, float32, {n} x {inputs} by {inputs} x {outputs}. {about}"
+    return (
+        f"{table(['inputs that spike', *names], rows)}\n\nms, float32, {n} x {inputs} by {inputs} x {outputs}. {about}"
+    )
 
 
 SHOWN = {"spikes": "spikes, 50 %", "sparse spikes": "spikes, 13 %", "constant": "constant image"}

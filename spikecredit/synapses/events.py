@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DENSITY = 0.2
+DENSITY = 0.25
 """Above this share of events the dense product is the faster one (benchmarks/results/events-cpu.json)."""
 
 LEAST = 64
