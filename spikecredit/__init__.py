@@ -28,7 +28,14 @@ from spikecredit.neurons import (
     StraightThrough,
     Triangle,
 )
-from spikecredit.pathways import Backprop, FeedbackAlignment, SignSymmetry
+from spikecredit.pathways import (
+    Backprop,
+    FeedbackAlignment,
+    KolenPollack,
+    LocalAlignment,
+    SignSymmetry,
+    WeightMirror,
+)
 from spikecredit.synapses import (
     AvgPool2d,
     BatchNorm1d,
@@ -64,9 +71,11 @@ __all__ = [
     "Gaussian",
     "GlobalAvgPool2d",
     "HardSigmoid",
+    "KolenPollack",
     "LeNet",
     "LeakyReadout",
     "Linear",
+    "LocalAlignment",
     "MaxPool2d",
     "MultiGaussian",
     "Network",
@@ -78,6 +87,7 @@ __all__ = [
     "StraightThrough",
     "Triangle",
     "Unconstrained",
+    "WeightMirror",
     "after_step",
     "analysis",
     "architectures",

@@ -168,13 +168,24 @@ def stream_layers(
 
 def after_step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """After `optimizer.step()`: bring the constrained weights that this optimiser owns back to their constraint, and
-    let their pathways learn."""
-    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for layer in net.modules():
-        if isinstance(layer, Constrained) and id(layer.weight) in owned:
+    let their pathways learn.
+
+    Raises:
+        ValueError: a feedback weight that shares its layer's gradient is not in the parameter group of the weight.
+    """
+    group = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    for name, layer in net.named_modules():
+        if isinstance(layer, Constrained) and id(layer.weight) in group:
+            tied = isinstance(layer, Synapse) and layer.pathway.tied
+            if tied and group.get(id(layer.feedback_weight)) != group[id(layer.weight)]:
+                raise ValueError(
+                    f"{name}: {layer.pathway} moves feedback_weight as it moves weight, but the optimiser has only the "
+                    "weight, or the two in different parameter groups. Make the optimiser from net.parameters() after "
+                    "the network has its pathway, or put both into one group"
+                )
             layer.project()
             if isinstance(layer, Synapse):
-                layer.pathway.learn(layer)
+                layer.learn()
 
 
 def attach(net: nn.Module, optimizer: torch.optim.Optimizer) -> torch.utils.hooks.RemovableHandle:

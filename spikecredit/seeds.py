@@ -43,6 +43,10 @@ class Noise(torch.nn.Module):
         """How many draws there were."""
         return int(self.state[1])
 
+    def skip(self) -> None:
+        """Leave one draw out."""
+        self.state[1] += 1
+
     def get_extra_state(self) -> torch.Tensor:
         return self.state.clone()
 

@@ -31,21 +31,50 @@ class WeightedLayer(Protocol):
     def effective_weight(self) -> Tensor: ...
     def constrain_feedback(self, feedback: Tensor) -> Tensor: ...
     def noise_source(self) -> torch.Generator | Noise: ...
+    def fold(self, x: Tensor) -> Tensor:
+        """x with its leading dimensions folded into one."""
+
+    def through(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """M x for a folded x and a matrix M in W's layout; in a convolution, the convolution with M."""
+
+    def noise_shape(self, samples: int, side: int) -> tuple[int, ...]:
+        """Shape of so many samples of noise; in a convolution, images that make maps of side x side."""
+
+    def respond(self, x: Tensor) -> Tensor:
+        """The currents W x + b that noise of `noise_shape` makes, units in dimension 1."""
+
+    def correlate(self, y: Tensor, x: Tensor) -> Tensor:
+        """The mean of y x^T over samples (and positions), in W's layout, for currents of `respond`."""
 
 
 class Pathway(ABC):
-    """Base class: hyper-parameters only. Tensors live in the layer, as the buffer `feedback_weight`."""
+    """Base class: hyper-parameters only. Tensors live in the layer, as its `feedback_weight`: a buffer, or a parameter
+    where the pathway learns."""
 
     transports_weights: ClassVar[bool] = False
     """True if the error travels back through the forward weights themselves, as in backprop."""
 
     learns: ClassVar[bool] = False
-    """True if B is a parameter of the layer: the synapse hands it the gradient of W, and the optimiser moves it."""
+    """True if B is a parameter of the layer, which the optimiser moves."""
 
     @property
     def redraws(self) -> bool:
-        """Whether `matrix` draws random numbers at every call, for which the layer keeps a noise stream."""
+        """Whether `matrix` or `learn` draw random numbers, for which the layer keeps a noise stream."""
         return False
+
+    @property
+    def tied(self) -> bool:
+        """Whether B, a parameter, receives W's gradient in the same backward pass."""
+        return False
+
+    @property
+    def local(self) -> bool:
+        """Whether there is a `local_loss`."""
+        return False
+
+    def local_loss(self, layer: WeightedLayer, x: Tensor) -> Tensor:
+        """A loss of this layer's own, of its input x; its gradient joins that of any loss of the layer's output."""
+        raise NotImplementedError(f"{type(self).__name__} has no local loss")
 
     def create(self, layer: WeightedLayer, generator: torch.Generator) -> Tensor | None:
         """The random tensor that the layer keeps for this pathway, in W's shape; None if there is none."""

@@ -5,7 +5,14 @@ from spikecredit.synapses.linear import Linear
 from spikecredit.synapses.norm import BatchNorm1d, BatchNorm2d
 from spikecredit.synapses.pool import AvgPool2d, Dropout, Flatten, GlobalAvgPool2d, MaxPool2d
 from spikecredit.synapses.recurrent import RecurrentLinear
-from spikecredit.synapses.synapse import Constrained, ConstraintWarning, Synapse, Wiring
+from spikecredit.synapses.synapse import (
+    Constrained,
+    ConstraintWarning,
+    LearningWarning,
+    Synapse,
+    Wiring,
+    learned_feedback,
+)
 
 __all__ = [
     "AvgPool2d",
@@ -17,9 +24,11 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAvgPool2d",
+    "LearningWarning",
     "Linear",
     "MaxPool2d",
     "RecurrentLinear",
     "Synapse",
     "Wiring",
+    "learned_feedback",
 ]

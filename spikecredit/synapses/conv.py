@@ -110,7 +110,7 @@ class Conv2d(Synapse, nn.Conv2d):
             images, geometry = self.pad(images)
             images, weight, bias, feedback = cast_for_autocast(x.device.type, images, weight, self.bias, feedback)  # type: ignore[assignment]  # no None comes back for a tensor
             y = _FeedbackConv2d.apply(images, weight, bias, feedback, *geometry)
-        return y.reshape(*x.shape[:-3], *y.shape[1:])
+        return self.add_local_loss(y.reshape(*x.shape[:-3], *y.shape[1:]), x)
 
     def operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """x with its leading dimensions folded into one, the effective W, and B; None for B where it is W."""
@@ -118,12 +118,32 @@ class Conv2d(Synapse, nn.Conv2d):
             raise ValueError(f"Conv2d takes (..., {self.in_channels}, H, W), got {tuple(x.shape)}")
         if self.training:
             self.check_projected()
-        return x.reshape(-1, *x.shape[-3:]), self.effective_weight(), self.feedback()
+        return x.reshape(-1, *x.shape[-3:]), self.tied_weight(), self.feedback()
 
     def pad(self, x: Tensor) -> tuple[Tensor, Geometry]:
         """x with the padding that a symmetric pair of numbers cannot say, and the geometry that remains."""
         x, padding = self._padded(x)
         return x, (self.stride, padding, self.dilation, self.groups)  # type: ignore[return-value]  # nn.Conv2d made them pairs
+
+    def fold(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, *x.shape[-3:])
+
+    def through(self, x: Tensor, matrix: Tensor) -> Tensor:
+        images, geometry = self.pad(x)
+        return F.conv2d(images, matrix, None, *geometry)
+
+    def noise_shape(self, samples: int, side: int) -> tuple[int, ...]:
+        windows = zip(self.kernel_size, self.stride, self.dilation, strict=True)
+        return samples, self.in_channels, *((side - 1) * s + d * (k - 1) + 1 for k, s, d in windows)
+
+    def respond(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.effective_weight(), self.bias, self.stride, 0, self.dilation, self.groups)
+
+    def correlate(self, y: Tensor, x: Tensor) -> Tensor:
+        geometry: Any = self.stride, (0, 0), self.dilation, self.groups
+        total = conv_gradients(y, x, self.weight, geometry, (False, True, False))[1]
+        assert total is not None
+        return total / y[:, 0].numel()
 
     def _padded(self, x: Tensor) -> tuple[Tensor, Pair]:
         """x with the padding that a symmetric pair of numbers cannot say, and the pair that remains."""

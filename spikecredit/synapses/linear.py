@@ -60,7 +60,7 @@ class Linear(Synapse, nn.Linear):
         self.set_up(pathway, constraint)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.apply_weights(x, self.effective_weight(), self.feedback())
+        return self.add_local_loss(self.apply_weights(x, self.tied_weight(), self.feedback()), x)
 
     def apply_weights(self, x: Tensor, weight: Tensor, feedback: Tensor | None) -> Tensor:
         """The layer with W and B already made, for use step by step within one sequence."""
@@ -73,3 +73,18 @@ class Linear(Synapse, nn.Linear):
         if x.ndim == 1:
             return self.apply_weights(x[None], weight, feedback)[0]
         return _FeedbackLinear.apply(*cast_for_autocast(x.device.type, x, weight, self.bias, feedback))
+
+    def fold(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, self.in_features)
+
+    def through(self, x: Tensor, matrix: Tensor) -> Tensor:
+        return F.linear(x, matrix)
+
+    def noise_shape(self, samples: int, side: int) -> tuple[int, ...]:
+        return samples, self.in_features
+
+    def respond(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.effective_weight(), self.bias)
+
+    def correlate(self, y: Tensor, x: Tensor) -> Tensor:
+        return y.t().mm(x) / len(x)

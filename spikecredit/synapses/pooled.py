@@ -35,14 +35,15 @@ INDEX_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 def fusable(conv: nn.Module, pool: nn.Module) -> bool:
     """Whether `conv_pool(conv, pool, x)` may stand for `pool(conv(x))`.
 
-    It may not where somebody looks at what passes between the two (hooks), where either is of a type that computes
-    something else, where torch compiles or transforms the code, which it does better with the parts, and on devices
-    other than a CPU, whose allocators map no pages and for which no chunk was measured.
+    It may not where somebody looks at what passes between the two (hooks, a loss of the layer's own), where either is
+    of a type that computes something else, where torch compiles or transforms the code, which it does better with the
+    parts, and on devices other than a CPU, whose allocators map no pages and for which no chunk was measured.
     """
     return (
         type(conv) is Conv2d
         and type(pool) in (MaxPool2d, AvgPool2d)
         and not getattr(pool, "return_indices", False)
+        and not conv.pathway.local
         and conv.weight.device.type == "cpu"
         and not (_is_watched(conv) or _is_watched(pool) or _has_any_global_hook())
         and not torch.compiler.is_compiling()

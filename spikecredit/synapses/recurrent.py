@@ -58,7 +58,7 @@ class RecurrentLinear(nn.Module):
     def stream(self, x: Tensor, state: Any = None, steps: int | None = None) -> tuple[Tensor, Any]:
         """As a neuron's `stream`; the state is the neuron's and the last spikes."""
         current = self.input(x)
-        neuron, weight, feedback = self.neuron, self.recurrent.effective_weight(), self.recurrent.feedback()
+        neuron, weight, feedback = self.neuron, self.recurrent.tied_weight(), self.recurrent.feedback()
         neuron_state, spikes = (None, torch.zeros_like(current[0])) if state is None else state
         steps = x.shape[0] if steps is None else steps
         if isinstance(neuron, SpikingNeuron) and self._fused(neuron, current):
@@ -71,14 +71,20 @@ class RecurrentLinear(nn.Module):
                 current, spikes, before, neuron.decays(), neuron.parameters_now(), v, feedback, steps,
                 choose(neuron.backend, x.device.type, type(neuron.surrogate)),
             )  # fmt: skip
-            return out, (neuron.unpack(last), out[-1].clone())
-        outputs = []
+            return self._add_local_loss(out, spikes), (neuron.unpack(last), out[-1].clone())
+        outputs, first = [], spikes
         for current_t in current.expand(steps, *current.shape[1:]):
             total = current_t + self.recurrent.apply_weights(spikes, weight, feedback)
             out, neuron_state = neuron.stream(total[None], neuron_state)
             spikes = out[0]
             outputs.append(spikes)
-        return torch.stack(outputs), (neuron_state, spikes)
+        return self._add_local_loss(torch.stack(outputs), first), (neuron_state, spikes)
+
+    def _add_local_loss(self, out: Tensor, first: Tensor) -> Tensor:
+        """The spikes, with the loss of what the recurrent synapses heard: the spikes before, one step late."""
+        if not self.recurrent.pathway.local:
+            return out
+        return self.recurrent.add_local_loss(out, torch.cat([first[None].to(out.dtype), out[:-1]]))
 
     def _fused(self, neuron: SpikingNeuron, current: Tensor) -> bool:
         """Whether one operator runs the whole sequence: a kernel knows the neuron, and nobody listens to its steps."""

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,10 @@ class Wiring:
 
 class ConstraintWarning(UserWarning):
     """Constrained weights moved without being brought back to their constraint."""
+
+
+class LearningWarning(UserWarning):
+    """Forward weights moved, and the feedback weights that should learn from it did not."""
 
 
 class Constrained(nn.Module):
@@ -111,6 +116,23 @@ class Synapse(Constrained):
         """Number of presynaptic and of postsynaptic units (features, or channels of a convolution)."""
         return self.weight.shape[1], self.weight.shape[0]
 
+    # What a pathway that learns asks of a layer (`WeightedLayer` says what each is); every kind of layer has its own.
+
+    def fold(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def through(self, x: Tensor, matrix: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def noise_shape(self, samples: int, side: int) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def respond(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def correlate(self, y: Tensor, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
     def set_up(self, pathway: Pathway | None, constraint: Constraint | None) -> None:
         """At the end of a constructor: keep the layer's own choices and bind them if there are any."""
         self.set_up_constraint(constraint)
@@ -118,6 +140,9 @@ class Synapse(Constrained):
         self.pathway: Pathway = pathway or Backprop()
         self.register_buffer("feedback_weight", None)
         self.noise = None
+        self._lessons = 0  # versions of W and B and lessons at the last forward pass tell whether B learns
+        self._seen: tuple[int, int, int] | None = None
+        self._warned_of_learning = False
         if pathway is not None or constraint is not None:
             seed = int(torch.randint(2**62, ()))
             inputs, outputs = self.units
@@ -155,10 +180,81 @@ class Synapse(Constrained):
         self.presynaptic_sign = self._signs(source, self.units[0], wiring.seed, name, axis=1)
         owned = target if self.constraint.constrains_feedback else None
         self.postsynaptic_sign = self._signs(owned, self.units[1], wiring.seed, name, axis=0)
+        if self.pathway.tied and self.effective_weight() is not self.weight:
+            raise ValueError(
+                f"{name}: {self.pathway} with {self.constraint}: the gradient is that of a parameter from which W is "
+                "made, and B has no such parameter to share it with. Take Dale(mode='project')"
+            )
         self.constraint.initialise(self, generator(wiring.seed, "dale", "weights", name))
         self._projected_version = self.weight._version
         self.noise = Noise(stream(wiring.seed, "noise", name)) if self.pathway.redraws else None
-        self.feedback_weight = self.pathway.create(self, generator(wiring.seed, "feedback", name))
+        self._keep_feedback(self.pathway.create(self, generator(wiring.seed, "feedback", name)))
+
+    def _keep_feedback(self, drawn: Tensor | None) -> None:
+        """Keep what the pathway made: a parameter if it learns, a buffer if not."""
+        if drawn is None or not self.pathway.learns:
+            del self.feedback_weight  # a parameter takes no tensor in its place
+            self.register_buffer("feedback_weight", drawn)
+            return
+        signs = self._feedback_signs()
+        drawn = drawn if signs is None else drawn.abs() * signs
+        if isinstance(self.feedback_weight, nn.Parameter):  # an optimiser made before may own it
+            with torch.no_grad():
+                self.feedback_weight.copy_(drawn)
+        else:
+            self.feedback_weight = nn.Parameter(drawn)
+
+    def _feedback_signs(self) -> Tensor | None:
+        """The signs that a learned B must have: those of its own neurons, if the constraint says so, or else, if it
+        gets W's gradient, those of W, so that the projection treats both alike."""
+        if self.constraint.constrains_feedback:
+            return self.postsynaptic_sign
+        return self.presynaptic_sign if self.pathway.tied else None
+
+    def _feedback_side(self) -> "_FeedbackSide | None":
+        signs = self._feedback_signs()
+        if not self.pathway.learns or signs is None or self.feedback_weight is None:
+            return None
+        return _FeedbackSide(self.feedback_weight, signs)
+
+    def project(self) -> None:
+        """Bring `weight`, and B where it is learned under the constraint, back to the constraint, in place."""
+        super().project()
+        if (side := self._feedback_side()) is not None:
+            self.constraint.project(side)
+
+    def violations(self) -> int:
+        """How many effective weights break the constraint; those of B are counted where it is learned under it."""
+        side = self._feedback_side()
+        return super().violations() + (0 if side is None else self.constraint.violations(side))
+
+    def learn(self) -> None:
+        """After a step of the optimiser that owns the weight: let the pathway learn."""
+        self.pathway.learn(self)
+        self._lessons += 1
+
+    def check_projected(self) -> None:
+        """Warn once if constrained weights moved and now break the constraint, or if B should have learned since."""
+        super().check_projected()
+        feedback = self.feedback_weight
+        if torch.compiler.is_compiling() or self._warned_of_learning or feedback is None or not self._learning():
+            return
+        before, self._seen = self._seen, (self.weight._version, feedback._version, self._lessons)
+        if before is not None and self._seen[0] > before[0] and self._seen[1:] == before[1:]:
+            self._warned_of_learning = True
+            warnings.warn(
+                f"the weight of {type(self).__name__} moved, and B did not learn from it as {self.pathway} would have "
+                "it: make the optimiser from net.parameters() after the network has its pathway, and call "
+                "spikecredit.after_step(net, optimizer) after every step, or spikecredit.attach(net, optimizer) once",
+                LearningWarning,
+                stacklevel=3,
+            )
+
+    def _learning(self) -> bool:
+        """Whether B has to move when W does."""
+        if self.pathway.learns:
+            return self.feedback_weight is not None and self.feedback_weight.requires_grad
+        return type(self.pathway).learn is not Pathway.learn
 
     def _signs(self, population: Population | None, units: int, seed: int, name: str, axis: int) -> Tensor | None:
         signs = None if population is None else self.constraint.signs(population, seed)
@@ -187,6 +283,59 @@ class Synapse(Constrained):
         if self.pathway.transports_weights or not torch.is_grad_enabled():
             return None
         return self.pathway.feedback(self)
+
+    def tied_weight(self) -> Tensor:
+        """The effective W; its gradient goes to B too where the pathway ties them."""
+        weight = self.effective_weight()
+        if self.pathway.tied and torch.is_grad_enabled() and weight.requires_grad:
+            return _Tie.apply(weight, self.feedback_weight)  # type: ignore[no-any-return]
+        return weight
+
+    def add_local_loss(self, y: Tensor, x: Tensor) -> Tensor:
+        """y, whose backward pass also differentiates the pathway's own loss of the layer's input x, if it has one."""
+        if not self.pathway.local or not torch.is_grad_enabled():
+            return y
+        return _Attach.apply(y, self.pathway.local_loss(self, x))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _FeedbackSide:
+    """B as a constraint sees a layer: a weight with the signs that broadcast against it."""
+
+    weight: Tensor
+    presynaptic_sign: Tensor | None
+    postsynaptic_sign: None = None
+
+
+class _Tie(torch.autograd.Function):
+    """W as it is. Its gradient goes to W and to B, whatever made it: a dense layer, a convolution, a fused kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, feedback: Tensor) -> Tensor:
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        return grad, grad if ctx.needs_input_grad[1] else None
+
+
+class _Attach(torch.autograd.Function):
+    """y as it is. Backwards a loss is differentiated too, with weight one, whatever loss y leads to."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, loss: Tensor) -> Tensor:
+        ctx.dtype = loss.dtype
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, torch.ones((), dtype=ctx.dtype, device=grad.device)
+
+
+def learned_feedback(module: nn.Module) -> list[nn.Parameter]:
+    """The feedback weights among the parameters of a network, in order: those of pathways that learn them."""
+    layers = (layer for layer in module.modules() if isinstance(layer, Synapse))
+    return [layer.feedback_weight for layer in layers if isinstance(layer.feedback_weight, nn.Parameter)]
 
 
 def cast_for_autocast(device: str, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -21,6 +21,7 @@ from spikecredit.analysis.alignment import alignment
 from spikecredit.data import Batches, ImageData, Split
 from spikecredit.network import after_step
 from spikecredit.seeds import generator
+from spikecredit.synapses import learned_feedback
 from spikecredit.training import checkpoint
 from spikecredit.training.experiment import Experiment
 from spikecredit.training.run import Run
@@ -82,6 +83,7 @@ class Trainer:
         if training.compile is not None:
             self.run_net = torch.compile(self.net, mode=training.compile)
         self.optimizer = training.optimizer.build(self.net.parameters())
+        self.learned = {id(p) for p in learned_feedback(self.net)}
         self.batches = Batches(data.train, training.batch_size, experiment.seed)
         self.step = self.epoch = self.batch = 0
         self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, correct, images of this epoch
@@ -118,7 +120,8 @@ class Trainer:
         loss = experiment.loss(out, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        # Over the weights only: learned feedback has their gradients over again. It is scaled by the same factor.
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None and id(p) not in self.learned]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.device.type == "cpu" or self.step % CHECK_EVERY == 0:
             self.check_finite(loss.detach(), norm, x)
