@@ -28,7 +28,13 @@ from spikecredit.neurons import (
     StraightThrough,
     Triangle,
 )
-from spikecredit.pathways import Backprop, FeedbackAlignment, SignSymmetry
+from spikecredit.pathways import (
+    Backprop,
+    DirectFeedbackAlignment,
+    DirectKolenPollack,
+    FeedbackAlignment,
+    SignSymmetry,
+)
 from spikecredit.synapses import (
     AvgPool2d,
     BatchNorm1d,
@@ -57,6 +63,8 @@ __all__ = [
     "Conv2d",
     "CurrentLIF",
     "Dale",
+    "DirectFeedbackAlignment",
+    "DirectKolenPollack",
     "Dropout",
     "FastSigmoid",
     "FeedbackAlignment",

@@ -42,6 +42,9 @@ class Pathway(ABC):
     learns: ClassVar[bool] = False
     """True if B is a parameter of the layer: the synapse hands it the gradient of W, and the optimiser moves it."""
 
+    direct: ClassVar[bool] = False
+    """True if the error goes from the output straight to the neurons: a pathway of a whole network, see `direct.py`."""
+
     @property
     def redraws(self) -> bool:
         """Whether `matrix` draws random numbers at every call, for which the layer keeps a noise stream."""

@@ -56,6 +56,7 @@ class Linear(Synapse, nn.Linear):
         self.set_up(pathway, constraint)
 
     def forward(self, x: Tensor) -> Tensor:
+        self.check_source(x)
         return self.apply_weights(x, self.effective_weight(), self.feedback())
 
     def apply_weights(self, x: Tensor, weight: Tensor, feedback: Tensor | None) -> Tensor:
