@@ -20,6 +20,9 @@ PATHWAYS = {
     "sign symmetry, uniform": sc.SignSymmetry(),
     "sign symmetry, fixed": sc.SignSymmetry(magnitude="fixed"),
     "sign symmetry, batch": sc.SignSymmetry(magnitude="batch"),
+    "direct feedback": sc.DirectFeedbackAlignment(),
+    "direct feedback, sequence": sc.DirectFeedbackAlignment(when="sequence"),
+    "direct Kolen-Pollack": sc.DirectKolenPollack(),
 }
 
 
@@ -27,6 +30,7 @@ def networks(device: torch.device) -> dict[str, tuple[sc.architectures.Architect
     """Architecture, image shape, time steps, batch."""
     small = {
         "MLP 784-1000-1000-10": (sc.MLP((1000, 1000)), (1, 28, 28), 10, 128),
+        "MLP 784-1000-1000-1000-10": (sc.MLP((1000, 1000, 1000)), (1, 28, 28), 10, 128),
         "LeNet 16-48-256": (sc.LeNet((16, 48), hidden=(256,), norm=True), (1, 28, 28), 4, 100),
     }
     if device.type == "cuda":

@@ -30,6 +30,8 @@ from spikecredit.neurons import (
 )
 from spikecredit.pathways import (
     Backprop,
+    DirectFeedbackAlignment,
+    DirectKolenPollack,
     FeedbackAlignment,
     KolenPollack,
     LocalAlignment,
@@ -64,6 +66,8 @@ __all__ = [
     "Conv2d",
     "CurrentLIF",
     "Dale",
+    "DirectFeedbackAlignment",
+    "DirectKolenPollack",
     "Dropout",
     "FastSigmoid",
     "FeedbackAlignment",

@@ -27,6 +27,9 @@ class LayerAlignment:
         vectors over time, batch and units. error_norm, true_error_norm: their Euclidean norms.
     weight_angle: between the effective feedback B and the effective weight W. weight_norm, feedback_norm: theirs.
     sign_agreement: fraction of the entries in which sign(B) = sign(W), over those where W is not 0.
+    error_angle_over_time, error_ratio_over_time: for each step (where asked for) the angle between the delivered and
+        the true error of that step, and the ratio error_norm / true_error_norm, NaN where the latter is below the floor.
+    Under direct feedback no B has the layout of W: weight_angle, feedback_norm and sign_agreement are NaN.
     """
 
     error_angle: float
@@ -36,6 +39,8 @@ class LayerAlignment:
     weight_norm: float
     feedback_norm: float
     sign_agreement: float
+    error_angle_over_time: tuple[float, ...] = ()
+    error_ratio_over_time: tuple[float, ...] = ()
 
 
 def angle(a: Tensor, b: Tensor) -> float:
@@ -58,7 +63,7 @@ def mean_potential_loss(out: Tensor, labels: Tensor) -> Tensor:
 
 
 def alignment(
-    net: Network, x: Tensor, y: Tensor, loss: LossFunction = mean_potential_loss
+    net: Network, x: Tensor, y: Tensor, loss: LossFunction = mean_potential_loss, over_time: bool = False
 ) -> dict[str, LayerAlignment]:
     """The alignment of every synapse layer on one batch.
 
@@ -68,6 +73,7 @@ def alignment(
         net: the network, in the mode (training or evaluation) in which the errors are to be compared.
         x: (T, B, *in). y: labels (B,).
         loss: (out (T, B, *out), y) -> scalar.
+        over_time: fill the fields that have a number for each step too.
     Returns:
         by layer name, in order. Recurrent synapses have no currents of their own: their error is that of the layer's
         input synapses, and only their weights are compared.
@@ -77,19 +83,34 @@ def alignment(
     probe = copy.deepcopy(net)
     result = {}
     for name, layer in probe.synapses().items():
-        weight, feedback = layer.effective_weight().detach(), layer.pathway.feedback(layer)
+        weight = layer.effective_weight().detach()
+        feedback = None if layer.pathway.direct else layer.pathway.feedback(layer)
         shared = name.removesuffix(".recurrent") + ".input" if name.endswith(".recurrent") else name
-        used = weight != 0
+        known = shared in delivered
+        steps = zip(delivered[shared], true[shared], strict=True) if known and over_time else ()
+        angles, ratios = [], []
+        for ours, theirs in steps:
+            angles.append(angle(ours, theirs))
+            ratios.append(_norm(ours) / _norm(theirs) if _norm(theirs) > NORM_FLOOR else math.nan)
         result[name] = LayerAlignment(
-            error_angle=angle(delivered[shared], true[shared]) if shared in delivered else math.nan,
+            error_angle=angle(delivered[shared], true[shared]) if known else math.nan,
             error_norm=_norm(delivered.get(shared)),
             true_error_norm=_norm(true.get(shared)),
-            weight_angle=angle(feedback, weight),
+            weight_angle=math.nan if feedback is None else angle(feedback, weight),
             weight_norm=_norm(weight),
             feedback_norm=_norm(feedback),
-            sign_agreement=float((feedback.sign() == weight.sign())[used].double().mean()) if used.any() else math.nan,
+            sign_agreement=_sign_agreement(feedback, weight),
+            error_angle_over_time=tuple(angles),
+            error_ratio_over_time=tuple(ratios),
         )
     return result
+
+
+def _sign_agreement(feedback: Tensor | None, weight: Tensor) -> float:
+    used = weight != 0
+    if feedback is None or not used.any():
+        return math.nan
+    return float((feedback.sign() == weight.sign())[used].double().mean())
 
 
 def _norm(tensor: Tensor | None) -> float:
@@ -99,6 +120,8 @@ def _norm(tensor: Tensor | None) -> float:
 def _errors(net: Network, x: Tensor, y: Tensor, loss: LossFunction, backprop: bool) -> dict[str, Tensor]:
     """dL/da of every synapse layer's output current, by name."""
     twin = copy.deepcopy(net)
+    if backprop:
+        twin.broadcast = None
     errors: dict[str, Tensor] = {}
     for name, layer in twin.synapses().items():
         if backprop:
@@ -114,5 +137,6 @@ def _errors(net: Network, x: Tensor, y: Tensor, loss: LossFunction, backprop: bo
         layer.register_forward_hook(keep)
     with torch.enable_grad():
         # A constant input, materialised: errors are compared step by step in the layers before the first neuron too.
-        loss(twin(x.contiguous()), y).backward()
+        x = x.contiguous()
+        loss(twin(x, target=y) if twin.needs_target else twin(x), y).backward()
     return errors

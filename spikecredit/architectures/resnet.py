@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from spikecredit.architectures.architecture import Architecture, Shape, check_size, copies
 from spikecredit.constraints import Population
-from spikecredit.network import bind_all, stream_layers
+from spikecredit.network import Taps, bind_all, stream_layers
 from spikecredit.neurons import Neuron
 from spikecredit.synapses import AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, Wiring
 
@@ -44,16 +44,18 @@ class Residual(nn.Module):
         bind_all(self.projection, inner, f"{name}.projection", wiring, target)
         return target
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.stream(x)[0]
+    takes_taps = True
 
-    def stream(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, taps: Taps | None = None) -> Tensor:
+        return self.stream(x, taps=taps)[0]
+
+    def stream(self, x: Tensor, state: Any = None, taps: Taps | None = None) -> tuple[Tensor, Any]:
         entry, branch, projection = (None, None, None) if state is None else state
-        s, entry = stream_layers(self.entry, x, entry)
-        y, branch = stream_layers(self.branch, s, branch)
+        s, entry = stream_layers(self.entry, x, entry, taps)
+        y, branch = stream_layers(self.branch, s, branch, taps)
         shortcut = x
         if len(self.projection):
-            shortcut, projection = stream_layers(self.projection, s, projection)
+            shortcut, projection = stream_layers(self.projection, s, projection, taps)
         return y + shortcut, (entry, branch, projection)
 
 

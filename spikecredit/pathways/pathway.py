@@ -57,6 +57,9 @@ class Pathway(ABC):
     learns: ClassVar[bool] = False
     """True if B is a parameter of the layer, which the optimiser moves."""
 
+    direct: ClassVar[bool] = False
+    """True if the error goes from the output straight to the neurons: a pathway of a whole network, see `direct.py`."""
+
     @property
     def redraws(self) -> bool:
         """Whether `matrix` or `learn` draw random numbers, for which the layer keeps a noise stream."""

@@ -116,6 +116,7 @@ class Conv2d(Synapse, nn.Conv2d):
         """x with its leading dimensions folded into one, the effective W, and B; None for B where it is W."""
         if x.ndim < 3 or x.shape[-3] != self.in_channels:
             raise ValueError(f"Conv2d takes (..., {self.in_channels}, H, W), got {tuple(x.shape)}")
+        self.check_source(x)
         if self.training:
             self.check_projected()
         return x.reshape(-1, *x.shape[-3:]), self.tied_weight(), self.feedback()

@@ -60,6 +60,7 @@ class Linear(Synapse, nn.Linear):
         self.set_up(pathway, constraint)
 
     def forward(self, x: Tensor) -> Tensor:
+        self.check_source(x)
         return self.add_local_loss(self.apply_weights(x, self.tied_weight(), self.feedback()), x)
 
     def apply_weights(self, x: Tensor, weight: Tensor, feedback: Tensor | None) -> Tensor:

@@ -21,6 +21,10 @@ class RecurrentLinear(nn.Module):
     Both W and V carry the pathway and the constraint. The presynaptic units of V are the population itself, so that
     under Dale's law a neuron has the same sign in V as in the layer that follows.
 
+    In a network under direct feedback no error travels back along V either: its spikes are inputs like any other, and
+    time is crossed along the neurons' own leak only, as in e-prop. A pathway of this layer's own then says how the
+    error travels along V, and of nothing else: Backprop() for V itself, FeedbackAlignment() for a random matrix.
+
     Args:
         in_features, out_features, bias: of the input synapses W; V is (out, out) without bias.
         neuron: the population's neurons.
@@ -45,7 +49,8 @@ class RecurrentLinear(nn.Module):
 
     def bind(self, source: Population | None, name: str, wiring: Wiring) -> Population:
         own = Population(name, self.input.out_features)
-        self.input._bind(source, own, f"{name}.input", wiring)
+        # Under direct feedback the input synapses hand nothing back, whatever carries the error along V.
+        self.input._bind(source, own, f"{name}.input", wiring, wiring.pathway if wiring.pathway.direct else None)
         self.recurrent._bind(own, own, f"{name}.recurrent", wiring)
         return own
 
@@ -59,11 +64,13 @@ class RecurrentLinear(nn.Module):
         """As a neuron's `stream`; the state is the neuron's and the last spikes."""
         current = self.input(x)
         neuron, weight, feedback = self.neuron, self.recurrent.tied_weight(), self.recurrent.feedback()
+        silent = self.recurrent.pathway.direct  # no error travels along V
         neuron_state, spikes = (None, torch.zeros_like(current[0])) if state is None else state
         steps = x.shape[0] if steps is None else steps
         if isinstance(neuron, SpikingNeuron) and self._fused(neuron, current):
             if self.recurrent.training:
                 self.recurrent.check_projected()
+            feedback = weight.new_empty(0) if silent else feedback
             v, feedback = cast_for_autocast(x.device.type, weight, feedback)
             assert v is not None
             before = neuron.before(current, neuron_state, None if steps == current.shape[0] else steps)
@@ -74,7 +81,8 @@ class RecurrentLinear(nn.Module):
             return self._add_local_loss(out, spikes), (neuron.unpack(last), out[-1].clone())
         outputs, first = [], spikes
         for current_t in current.expand(steps, *current.shape[1:]):
-            total = current_t + self.recurrent.apply_weights(spikes, weight, feedback)
+            heard = spikes.detach() if silent else spikes
+            total = current_t + self.recurrent.apply_weights(heard, weight, feedback)
             out, neuron_state = neuron.stream(total[None], neuron_state)
             spikes = out[0]
             outputs.append(spikes)

@@ -14,11 +14,15 @@ from spikecredit.seeds import Noise, generator, stream
 
 @dataclass(frozen=True)
 class Wiring:
-    """What a network hands to its layers: defaults, and the seed from which each draws by its own name."""
+    """What a network hands to its layers: defaults, and the seed from which each draws by its own name.
+
+    `populations` is filled while the layers are bound: the modules that are neurons, by name, in order.
+    """
 
     pathway: Pathway = field(default_factory=Backprop)
     constraint: Constraint = field(default_factory=Unconstrained)
     seed: int = 0
+    populations: dict[str, nn.Module] = field(default_factory=dict)
 
 
 class ConstraintWarning(UserWarning):
@@ -135,6 +139,11 @@ class Synapse(Constrained):
 
     def set_up(self, pathway: Pathway | None, constraint: Constraint | None) -> None:
         """At the end of a constructor: keep the layer's own choices and bind them if there are any."""
+        if pathway is not None and pathway.direct:
+            raise ValueError(
+                f"{pathway} is no pathway of one layer: it leads from a network's output to all its neurons. Write "
+                f"Network(..., pathway={type(pathway).__name__}(...))"
+            )
         self.set_up_constraint(constraint)
         self.given_pathway = pathway
         self.pathway: Pathway = pathway or Backprop()
@@ -163,13 +172,20 @@ class Synapse(Constrained):
         Returns:
             the postsynaptic population.
         """
+        if wiring.pathway.direct and self.given_pathway is not None:
+            raise ValueError(
+                f"{name} has a pathway of its own, {self.given_pathway}, which would have nothing to carry: under "
+                f"{wiring.pathway} no error travels back through a synapse. Leave pathway=None"
+            )
         target = target or Population(name, self.units[1])
         self._bind(source, target, name, wiring)
         return target
 
-    def _bind(self, source: Population | None, target: Population, name: str, wiring: Wiring) -> None:
+    def _bind(
+        self, source: Population | None, target: Population, name: str, wiring: Wiring, pathway: Pathway | None = None
+    ) -> None:
         self._release()
-        self.pathway = self.given_pathway or wiring.pathway
+        self.pathway = pathway or self.given_pathway or wiring.pathway
         self.constraint = self.given_constraint or wiring.constraint
         if self.pathway.transports_weights and self.constraint.constrains_feedback:
             raise ValueError(
@@ -280,7 +296,7 @@ class Synapse(Constrained):
 
     def feedback(self) -> Tensor | None:
         """B for this forward pass; None where the error goes through the weights, or where nothing asks for it."""
-        if self.pathway.transports_weights or not torch.is_grad_enabled():
+        if self.pathway.transports_weights or self.pathway.direct or not torch.is_grad_enabled():
             return None
         return self.pathway.feedback(self)
 
@@ -296,6 +312,16 @@ class Synapse(Constrained):
         if not self.pathway.local or not torch.is_grad_enabled():
             return y
         return _Attach.apply(y, self.pathway.local_loss(self, x))  # type: ignore[no-any-return]
+
+    def check_source(self, x: Tensor) -> None:
+        """Refuse an input that waits for an error which a direct pathway hands to no synapse's input."""
+        if self.pathway.direct and x.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                f"the input of {type(self).__name__}({', '.join(map(str, self.units))}) asks for a gradient, but under "
+                f"{self.pathway} no error travels back through a synapse: only neurons receive one. Put neurons between "
+                "two synapses (sc.LIF(), sc.ReLU(); torch's nn.ReLU is none), hand `taps` on in a block of your own, "
+                "and detach the network's input"
+            )
 
 
 @dataclass(frozen=True)

@@ -76,10 +76,12 @@ class Trainer:
                 f"training.patience={training.patience} waits for a better validation accuracy, but the validation "
                 f"split of {data.name} is empty: write training.patience=null, or give data.validation some images"
             )
-        # Pooling and convolution run faster channels last (benchmarks/layout.py).
         self.net = experiment.build(data).to(self.device)
+        # All parameters must be there before the optimiser is made and before a checkpoint is read.
+        self.net.materialise(torch.zeros(1, 1, *data.shape, device=self.device))
+        # Pooling and convolution run faster channels last (benchmarks/layout.py).
         self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-        self.run_net: Callable[[Tensor], Tensor] = self.net
+        self.run_net: Callable[..., Tensor] = self.net
         if training.compile is not None:
             self.run_net = torch.compile(self.net, mode=training.compile)
         self.optimizer = training.optimizer.build(self.net.parameters())
@@ -101,10 +103,11 @@ class Trainer:
         x = self.data.normalise(images, self.experiment.normalise)
         return self.experiment.encoder(x, generator(self.experiment.seed, "encoder", *stream, device=self.device))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The network's output; labels where they are learned from, for a pathway that delivers them."""
         bf16 = self.experiment.training.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            return self.run_net(x)
+            return self.run_net(x, target=labels) if self.net.needs_target and labels is not None else self.run_net(x)
 
     def train_batch(self, images: Tensor, labels: Tensor) -> None:
         """One step of the optimiser."""
@@ -116,7 +119,7 @@ class Trainer:
         lr = training.optimizer.lr * training.schedule.factor(self.step, steps, len(self.batches))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        out = self.forward(x)
+        out = self.forward(x, labels)
         loss = experiment.loss(out, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

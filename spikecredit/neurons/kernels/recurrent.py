@@ -38,7 +38,8 @@ def recurrent_sequence(
     Args:
         x: currents from outside, (T, B, N), or (1, B, N) that stand for `steps` equal ones.
         spikes: s[-1], (B, N). state, decays, p: as for `spiking_sequence`.
-        weight: V (N, N), and feedback B (N, N) in V's layout or None for V itself, in x's dtype.
+        weight: V (N, N), and feedback B (N, N) in V's layout, None for V itself or empty for no error along V; all
+            in x's dtype.
         backend: the answer of `choose`, not "reference".
     Returns:
         spikes (T, B, N), the state after the last step.
@@ -180,10 +181,11 @@ def _recurrent_backward(
     step_factors = Decays(*(torch.empty_like(now.u) if wanted else None for wanted in learned))
     totals = [torch.zeros_like(now.u) if wanted else None for wanted in learned]
     errors, back = x.new_empty((steps, *x.shape[1:])), weight if feedback is None else feedback
+    silent = not back.numel()
     backward = backends.module(backend).backward
     heard = torch.empty_like(errors[0])  # the error of s[t] from those who hear it
     for t in range(steps - 1, -1, -1):
-        if t == steps - 1:
+        if t == steps - 1 or silent:
             heard = torch.zeros_like(heard) if grad is None else grad[t].to(x.dtype).contiguous()
         elif grad is None:
             torch.mm(errors[t + 1], back, out=heard)
@@ -202,7 +204,10 @@ def _recurrent_backward(
             if total is not None:
                 total.add_(part)  # type: ignore[arg-type]
         after = first._replace(r=None) if now.r is None else first  # a plain LIF's has become a gradient of u
-    torch.mm(errors[0], back, out=g_spikes)
+    if silent:
+        g_spikes.zero_()
+    else:
+        torch.mm(errors[0], back, out=g_spikes)
     torch.mm(errors[0].t(), spikes, out=g_weight)
     if steps > 1:
         g_weight.addmm_(errors[1:].flatten(0, 1).t(), out[:-1].flatten(0, 1))
