@@ -13,11 +13,15 @@ from spikecredit.seeds import Noise, generator, stream
 
 @dataclass(frozen=True)
 class Wiring:
-    """What a network hands to its layers: defaults, and the seed from which each draws by its own name."""
+    """What a network hands to its layers: defaults, and the seed from which each draws by its own name.
+
+    With `initialise=False` a layer that is under this very constraint already keeps its weights as they are.
+    """
 
     pathway: Pathway = field(default_factory=Backprop)
     constraint: Constraint = field(default_factory=Unconstrained)
     seed: int = 0
+    initialise: bool = True
 
 
 class ConstraintWarning(UserWarning):
@@ -143,7 +147,10 @@ class Synapse(Constrained):
         return target
 
     def _bind(self, source: Population | None, target: Population, name: str, wiring: Wiring) -> None:
-        self._release()
+        if wiring.initialise:
+            self._release()
+        else:
+            self._given_weight = None
         self.pathway = self.given_pathway or wiring.pathway
         self.constraint = self.given_constraint or wiring.constraint
         if self.pathway.transports_weights and self.constraint.constrains_feedback:
@@ -155,7 +162,8 @@ class Synapse(Constrained):
         self.presynaptic_sign = self._signs(source, self.units[0], wiring.seed, name, axis=1)
         owned = target if self.constraint.constrains_feedback else None
         self.postsynaptic_sign = self._signs(owned, self.units[1], wiring.seed, name, axis=0)
-        self.constraint.initialise(self, generator(wiring.seed, "dale", "weights", name))
+        if wiring.initialise:
+            self.constraint.initialise(self, generator(wiring.seed, "dale", "weights", name))
         self._projected_version = self.weight._version
         self.noise = Noise(stream(wiring.seed, "noise", name)) if self.pathway.redraws else None
         self.feedback_weight = self.pathway.create(self, generator(wiring.seed, "feedback", name))
