@@ -11,6 +11,7 @@ Importing it needs torch and numpy only; everything else is imported where it is
 from spikecredit import analysis, architectures, losses
 from spikecredit.architectures import MLP, VGG, LeNet, ResNet
 from spikecredit.constraints import Dale, Unconstrained
+from spikecredit.convert import convert
 from spikecredit.data import encode
 from spikecredit.network import Network, after_step, attach
 from spikecredit.neurons import (
@@ -96,6 +97,7 @@ __all__ = [
     "analysis",
     "architectures",
     "attach",
+    "convert",
     "encode",
     "losses",
 ]

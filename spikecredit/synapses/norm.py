@@ -47,7 +47,7 @@ class _BatchNorm(Constrained):
         # The scale's sign is not a unit's type: excitatory and inhibitory channels alike need gamma >= 0.
         self.constraint = constraint
         signs = constraint.signs(Population("scale", self.num_features), 0)
-        self.presynaptic_sign = None if signs is None else torch.ones_like(signs)
+        self.presynaptic_sign = None if signs is None else torch.ones_like(signs, device=self.weight.device)
         constraint.initialise(self, torch.Generator())  # a scale has no fan-in: nothing is drawn for it
         self._projected_version = self.weight._version
 

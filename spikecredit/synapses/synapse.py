@@ -17,12 +17,15 @@ class Wiring:
     """What a network hands to its layers: defaults, and the seed from which each draws by its own name.
 
     `populations` is filled while the layers are bound: the modules that are neurons, by name, in order.
+
+    With `initialise=False` a layer that is under this very constraint already keeps its weights as they are.
     """
 
     pathway: Pathway = field(default_factory=Backprop)
     constraint: Constraint = field(default_factory=Unconstrained)
     seed: int = 0
     populations: dict[str, nn.Module] = field(default_factory=dict)
+    initialise: bool = True
 
 
 class ConstraintWarning(UserWarning):
@@ -184,7 +187,10 @@ class Synapse(Constrained):
     def _bind(
         self, source: Population | None, target: Population, name: str, wiring: Wiring, pathway: Pathway | None = None
     ) -> None:
-        self._release()
+        if wiring.initialise:
+            self._release()
+        else:
+            self._given_weight = None
         self.pathway = pathway or self.given_pathway or wiring.pathway
         self.constraint = self.given_constraint or wiring.constraint
         if self.pathway.transports_weights and self.constraint.constrains_feedback:
@@ -201,7 +207,8 @@ class Synapse(Constrained):
                 f"{name}: {self.pathway} with {self.constraint}: the gradient is that of a parameter from which W is "
                 "made, and B has no such parameter to share it with. Take Dale(mode='project')"
             )
-        self.constraint.initialise(self, generator(wiring.seed, "dale", "weights", name))
+        if wiring.initialise:
+            self.constraint.initialise(self, generator(wiring.seed, "dale", "weights", name))
         self._projected_version = self.weight._version
         self.noise = Noise(stream(wiring.seed, "noise", name)) if self.pathway.redraws else None
         self._keep_feedback(self.pathway.create(self, generator(wiring.seed, "feedback", name)))
