@@ -107,12 +107,20 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .35rem 1.2rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e6e6e6; }
 th { border-bottom-color: #777; vertical-align: bottom; }
 .number { text-align: right; } td { white-space: nowrap; }
+.dense table { font-size: .84rem; } .dense th, .dense td { padding-right: .8rem; }
+.wrap td { white-space: normal; }
 figure { margin: 1.6rem 0 2.2rem; }
 figure svg { display: block; width: 100%; min-width: 640px; height: auto; }
 figcaption { font-size: .9rem; color: #3a3a3a; }
 details { border: 1px solid #d5d5d5; border-radius: 6px; margin: .7rem 0; padding: .5rem 1rem; }
 summary { cursor: pointer; font-weight: 600; }
-pre { background: #f5f5f5; border-radius: 6px; padding: .8rem 1rem; font-size: .82rem; line-height: 1.4; }
+pre { background: #f5f5f5; border-radius: 6px; padding: .8rem 1rem; font-size: .82rem; line-height: 1.4;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+@media print {
+  html { font-size: 11px; } body { font-size: 1rem; } header, main { max-width: none; padding: 0; }
+  .wide, .plot, pre { overflow: visible; } figure svg { min-width: 0; } figure, tr, li { break-inside: avoid; }
+  h2, h3 { break-after: avoid; } .dense th, .dense td { padding-right: .5rem; }
+}
 """
 
 # The policy forbids the page every request, in case a label ever found a way to ask for one.
