@@ -1,10 +1,10 @@
-"""The command line: demo, train, evaluate, list, doctor."""
+"""The command line: demo, train, compare, evaluate, list, doctor."""
 
+import glob
 import inspect
-import json
-import math
 import re
-import statistics
+import shlex
+import signal
 import sys
 import time
 import warnings
@@ -15,22 +15,12 @@ from typing import Any
 
 import click
 import torch
+from click.core import ParameterSource
 
 import spikecredit
 from spikecredit.training.document import ConfigError, nearest
 
 CONFIGS = Path(spikecredit.__file__).parent / "configs"
-
-DEMO: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("backprop", ("pathway={kind: backprop}",)),
-    ("feedback alignment", ("pathway={kind: feedback_alignment}",)),
-    ("sign symmetry", ("pathway={kind: sign_symmetry}",)),
-    (
-        "sign symmetry + Dale's law",
-        ("pathway={kind: sign_symmetry, magnitude: fixed}", "constraint={kind: dale, excitatory: 0.8}"),
-    ),
-)
-"""The demo's rows: label, and what it changes in demo.yaml."""
 
 
 class Failure(click.ClickException):
@@ -124,16 +114,6 @@ def new_trainer(*arguments: Any, **options: Any) -> Any:
         raise Failure(str(error)) from error
 
 
-def report_line(path: Path, *report: Any) -> str:
-    """Write the report; where it is, or why there is none (a run that ended does not fail for want of matplotlib)."""
-    from spikecredit.analysis.report import write_report
-
-    try:
-        return f"report: {write_report(path, *report)}"
-    except ImportError as error:
-        return f"no report: {error}"
-
-
 @contextmanager
 def failures() -> Iterator[None]:
     """Turn what can stop a run into a message and an exit status: 128 + signal, or 1."""
@@ -146,7 +126,7 @@ def failures() -> Iterator[None]:
     except Interrupted as stop:
         click.echo(f"{stop}; go on with --resume", err=True)
         sys.exit(128 + stop.signum)
-    except RunError as error:
+    except (RunError, ConfigError) as error:
         raise Failure(str(error)) from error
     except (Diverged, CheckpointError, OSError) as error:
         raise RunFailure(str(error)) from error
@@ -189,83 +169,13 @@ def progress_bar(samples: int) -> Callable[[int, int, int, Callable[[], float]],
 )
 def demo(seeds: int, folder: str, device: str) -> None:
     """Train the same LIF network on handwritten digits under four kinds of feedback, and compare."""
-    from spikecredit.training.run import config_hash, environment, finite_or_none, free_folder
-    from spikecredit.training.summary import run_record
+    from spikecredit.training.demo import run_demo
 
     if seeds < 1:
         raise Failure(f"--seeds must be at least 1, got {seeds}")
     where = pick_device(device)
-    config = CONFIGS / "demo.yaml"
-    base = load_config(config)
-    data = load_data(base.value, where)
-    out = free_folder(Path(folder))
-    out.mkdir(parents=True)
-    # Matrices this small are faster on one thread, and several times so where others use the cores too.
-    torch.set_num_threads(1)
-    env = environment(where)
-    seed_text = "seed 0" if seeds == 1 else f"seeds 0 to {seeds - 1}"
-    click.echo(
-        f"spikecredit {spikecredit.__version__} on {env['device']}, {seed_text}, configuration "
-        f"{config_hash(base.resolved)[:12]}\n{data.name}: {len(data.train)} training, {len(data.validation)} "
-        f"validation, {len(data.test)} test images; accuracy is on the test images, of the epoch best on validation\n"
-    )
-    click.echo(
-        ROW.format("pathway", "test accuracy", "angle to true error", "spikes/neuron", "Dale violations", "time")
-    )
-    records, rows = [], []
-    for label, changes in DEMO:
-        results, angles = [], []
-        for seed in range(seeds):
-            loaded = load_config(config, (*changes, f"seed={seed}"))
-            trainer = new_trainer(loaded.value, data, log=lambda line: None)
-            with failures():
-                results.append(trainer.fit())
-            angles.append(error_angle(trainer.history[-1]["layers"]))
-            records.append(run_record(trainer, label, loaded.resolved, env))
-        dale = "constraint=" in "".join(changes)
-        rows.append(demo_row(label, results, angles, dale))
-        click.echo(ROW.format(*rows[-1].values()))
-    summary = {"environment": env, "seeds": seeds, "rows": rows, "results": [record.result for record in records]}
-    (out / "results.json").write_text(json.dumps(finite_or_none(summary), indent=1) + "\n")
-    report = report_line(out / "report.html", "spikecredit demo", records, rows, DEMO_INTRO)
-    click.echo(f"\n{HOW_TO_READ}\n{report}")
-
-
-ROW = "{:<28}{:>20}{:>21}{:>15}{:>17}{:>9}"
-
-HOW_TO_READ = (
-    "accuracy: mean and 95 % t-interval over the seeds. angle: between the error that reaches the hidden layer and\n"
-    "backprop's at the same weights, after training. spikes/neuron: per image. time: training, all seeds together."
-)
-
-DEMO_INTRO = (
-    "The same network of leaky integrate-and-fire neurons learns handwritten digits under four kinds of feedback. "
-    "Backprop sends the error back through the forward weights; feedback alignment through fixed random ones; sign "
-    "symmetry through weights that share only their signs. Under Dale's law each hidden neuron excites or inhibits all "
-    "its targets, for life."
-)
-
-
-def error_angle(layers: dict[str, Any]) -> float:
-    """Mean angle to the true error over the layers that get it through a pathway (all but the last), in degrees."""
-    angles = [layer["error_angle"] for layer in list(layers.values())[:-1]]
-    return statistics.fmean(angles) if angles else math.nan
-
-
-def demo_row(label: str, results: list[dict[str, Any]], angles: list[float], dale: bool) -> dict[str, str]:
-    """One row of the table: means over seeds."""
-    from spikecredit.analysis.report import interval
-
-    found = interval([r["test_accuracy"] for r in results])
-    accuracy = f"{found.mean:.1%}" + ("" if math.isnan(found.high) else f" ± {100 * (found.high - found.mean):.1f}")
-    return {
-        "pathway": label,
-        "test accuracy": accuracy,
-        "angle to true error": f"{statistics.fmean(angles):.0f}°",
-        "spikes/neuron": f"{statistics.fmean(r['spikes_per_neuron'] for r in results):.2f}",
-        "Dale violations": str(sum(r["violations"] for r in results)) if dale else "–",
-        "time": f"{sum(r['seconds'] for r in results):.1f} s",
-    }
+    with failures():
+        run_demo(CONFIGS / "demo.yaml", seeds, Path(folder), where, click.echo)
 
 
 # ---- train -----------------------------------------------------------------------------------------------------------
@@ -286,7 +196,7 @@ def train(
     KEY=VALUE changes one value, dotted: training.epochs=3 pathway.magnitude=fixed.
     """
     from spikecredit.training.run import Run, config_hash, environment
-    from spikecredit.training.summary import run_record
+    from spikecredit.training.summary import report_line, run_record
 
     is_run = (Path(config) / "config.yaml").is_file()
     if is_run and not resume:
@@ -342,6 +252,92 @@ def tensorboard_writer(folder: Path) -> Any:
     except ImportError as error:
         raise Failure("--tensorboard needs the package tensorboard: pip install 'spikecredit[tensorboard]'") from error
     return SummaryWriter(str(folder / "tensorboard"))
+
+
+# ---- compare ---------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("words", nargs=-1, metavar="[CONFIG]... [KEY=VALUE]...")
+@click.option("--pathway", help="Kinds or short names, between commas: BP,FA,'sign_symmetry(magnitude=fixed)'.")
+@click.option("--constraint", help="Kinds, between commas: none,dale.")
+@click.option("--seeds", default=3, show_default=True, help="Runs per row; seeds 0, 1, ...")
+@click.option("--set", "changes", multiple=True, metavar="NAME:KEY=VALUE", help="Change the rows that NAME names.")
+@click.option("--run", "folder", default=None, help="Folder; by default runs/compare-NAME-OF-CONFIG.")
+@click.option("--resume", default=None, metavar="FOLDER", help="Go on with the comparison in FOLDER.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes, each with a share of the threads.  [default: 1]")
+@click.option("--device", default=None, help="auto, cpu or cuda.  [default: auto]")
+@click.pass_context
+def compare(
+    context: click.Context,
+    words: tuple[str, ...],
+    pathway: str | None,
+    constraint: str | None,
+    seeds: int,
+    changes: tuple[str, ...],
+    folder: str | None,
+    resume: str | None,
+    jobs: int | None,
+    device: str | None,
+) -> None:
+    """Train CONFIG under every pathway x constraint x seed, and compare; several CONFIGs are rows of their own.
+
+    KEY=VALUE holds for all rows, --set NAME:KEY=VALUE for those of a pathway, constraint, configuration or label.
+    What is finished is kept: the same command, or --resume FOLDER, goes on.
+    """
+    from spikecredit.training import compare as comparing
+    from spikecredit.training.loop import Interrupted
+
+    given = {name for name in context.params if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+    if resume is not None and (foreign := given - {"resume", "jobs", "device"}):
+        what = ", ".join("CONFIG" if n == "words" else "--set" if n == "changes" else f"--{n}" for n in sorted(foreign))
+        raise Failure(f"{resume} has its matrix; leave out {what}, or give the whole command with --run {resume}")
+    with failures():
+        if resume is not None:
+            target, plan = Path(resume), comparing.Plan.open(Path(resume))
+        else:
+            sources, overrides = find_configs(words)
+            name = sources[0].stem if len(sources) == 1 else "configurations"
+            target = Path(folder or f"runs/compare-{name}")
+            plan = comparing.new_plan(sources, pathway, constraint, seeds, overrides, changes)
+        plan = plan.on(device, jobs)
+        devices = pick_devices(plan.device, plan.jobs)
+        try:
+            failed = comparing.compare(plan, target, devices, click.echo, progress_bar)
+        except (Interrupted, KeyboardInterrupt) as stop:
+            number = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
+            go_on = shlex.join(["spikecredit", "compare", "--resume", str(target)])
+            click.echo(f"stopped by {signal.Signals(number).name}; go on with: {go_on}", err=True)
+            sys.exit(128 + number)
+    if failed:
+        sys.exit(1)
+
+
+def find_configs(words: tuple[str, ...]) -> tuple[list[Path], list[str]]:
+    """The configurations among the words, with patterns such as mnist_*.yaml expanded, and the overrides."""
+    sources: list[Path] = []
+    overrides = []
+    for word in words:
+        if re.match(r"[A-Za-z_][\w.]*=", word) and not Path(word).is_file():
+            overrides.append(word)
+        elif re.search(r"[*?\[]", word) and not Path(word).is_file():
+            found = sorted(map(Path, glob.glob(word))) or sorted(CONFIGS.glob(f"{word.removesuffix('.yaml')}.yaml"))
+            if not found:
+                raise Failure(f"no configuration matches {word!r}")
+            sources += found
+        else:
+            sources.append(find_config(word))
+    if not sources:
+        raise Failure("name a configuration to compare: a YAML file, or a shipped one (spikecredit list configs)")
+    return list(dict.fromkeys(sources)), overrides
+
+
+def pick_devices(name: str, jobs: int) -> list[torch.device]:
+    """The device of each process in turn: all CUDA devices, where there are several jobs and none is named."""
+    device = pick_device(name)
+    if jobs > 1 and device.type == "cuda" and device.index is None:
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [device]
 
 
 # ---- evaluate --------------------------------------------------------------------------------------------------------
@@ -402,8 +398,14 @@ def registries() -> dict[str, dict[str, type]]:
 @main.command("list")
 @click.argument("what", required=False)
 def list_(what: str | None) -> None:
-    """List what a configuration may name: neurons, pathways, constraints, ..., or the shipped configs."""
-    known = registries()
+    """List what a configuration may name: neurons, pathways, ...; short names of pathways; the shipped configs."""
+    from spikecredit.training.matrix import short_names
+
+    known, short = registries(), short_names()
+    if what == "short-names":
+        for name, choice in short.items():
+            click.echo(f"{name:<10} {choice}")
+        return
     if what == "configs":
         for path in sorted(CONFIGS.glob("*.yaml")):
             click.echo(f"{path.stem:<40} {path.read_text().splitlines()[0].lstrip('# ')}")
@@ -411,10 +413,11 @@ def list_(what: str | None) -> None:
     if what is None:
         for name, kinds in known.items():
             click.echo(f"{name:<15} {', '.join(kinds)}")
+        click.echo(f"{'short-names':<15} {', '.join(short)}")
         click.echo(f"{'configs':<15} {', '.join(p.stem for p in sorted(CONFIGS.glob('*.yaml')))}")
         return
     if what not in known:
-        raise Failure(f"nothing to list under {what!r}{nearest(what, [*known, 'configs'])}")
+        raise Failure(f"nothing to list under {what!r}{nearest(what, [*known, 'short-names', 'configs'])}")
     for kind, cls in known[what].items():
         click.echo(f"{kind}: {cls.__name__}{signature(cls)}")
         click.echo(f"    {(inspect.getdoc(cls) or '').splitlines()[0]}")

@@ -6,7 +6,7 @@ No figure touches pyplot's global state; `svg` gives the same text for the same 
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -30,7 +30,7 @@ MAX_LABEL = 44  # letters, about 40% of the column
 CONDITIONS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 MARKERS = "os^Dv<>PX"  # 9 of them for 7 colours: a pair repeats only after 63 conditions
 LINES = ("-", "--", ":")  # the next one each time the colours begin again
-EXCITATORY, INHIBITORY, UNSIGNED, INK, FAINT = "#D55E00", "#0072B2", "#777777", "#222222", "#666666"
+EXCITATORY, INHIBITORY, UNSIGNED, INK, FAINT, BACK = "#D55E00", "#0072B2", "#777777", "#222222", "#666666", "#b5b5b5"
 SPLITS = {"train": ("#E69F00", "--", "s"), "validation": ("#0072B2", "-", "o")}
 
 
@@ -40,9 +40,7 @@ def curves(runs: Mapping[str, Seeds], selected: int | None = None) -> "Figure":
     One condition: training and validation in one panel each. Several: a panel for each, a colour per condition. With
     several seeds the thick line is their mean, the thin ones are single seeds.
     """
-    seeds = [epochs for condition in runs.values() for epochs in condition]
-    measured = {key.split("_")[0] for epochs in seeds for epoch in epochs for key in epoch if epoch[key] is not None}
-    splits = [split for split in SPLITS if split in measured] or ["train"]
+    seeds, splits = [epochs for condition in runs.values() for epochs in condition], _splits(runs)
     rows = len(splits) if len(runs) > 1 else 1
     with _style():
         figure, grid = _figure(0.4 + 2.8 * rows, rows, 2)
@@ -58,27 +56,127 @@ def curves(runs: Mapping[str, Seeds], selected: int | None = None) -> "Figure":
     return figure
 
 
-def accuracy_points(conditions: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> "Figure":
+Points = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # label -> (values of the seeds, (mean, low, high, ...))
+
+
+def accuracy_points(conditions: Points) -> "Figure":
     """Test accuracy from label -> (fractions of the seeds, (mean, low, high) as `report.interval` gives them).
 
     One point per seed in colour; the mean and its interval in black below them.
     """
+    figure = _points(conditions, "test accuracy (%)")
+    ax = figure.axes[0]
+    ax.set_xlim(max(ax.get_xlim()[0], -1), min(ax.get_xlim()[1], 101))  # an interval may leave what is possible
+    return figure
+
+
+def difference_points(conditions: Points, labels: Sequence[str]) -> "Figure":
+    """As `accuracy_points`, of differences of test accuracy, in percentage points; colours in the order of `labels`."""
+    figure = _points(conditions, "difference of test accuracy (percentage points)", labels)
+    figure.axes[0].axvline(0, color=FAINT, linestyle=":", linewidth=1.2)
+    return figure
+
+
+def _points(conditions: Points, title: str, labels: Sequence[str] = ()) -> "Figure":
+    looks = {label: look for _, look, label in _looks({label: label for label in labels or conditions})}
     with _style():
         figure, grid = _figure(0.8 + 0.5 * len(conditions))
         ax, ticks = grid.flat[0], []
-        for row, (label, (colour, _, marker), (values, (mean, low, high, *_))) in enumerate(_looks(conditions)):
+        for row, (label, (values, (mean, low, high, *_))) in enumerate(conditions.items()):
+            colour, _, marker = looks[label]
             percent = [100 * v for v in values if math.isfinite(v)]
             heights = row - 0.14 + 0.05 * (np.arange(len(percent)) % 3 - 1)  # equal values stay visible
             ax.plot(percent, heights, marker, color=colour, markersize=6, alpha=0.8)
             if math.isfinite(low):  # one seed is not drawn twice
                 ax.plot([100 * low, 100 * high], [row + 0.2] * 2, color=INK, linewidth=1.6)
                 ax.plot([100 * mean], [row + 0.2], "D", color=INK, markersize=4.5)
-            ticks.append(f"{label} (n = {len(percent)})")
+            ticks.append(f"{_short(label)} (n = {len(percent)})")
         ax.set_yticks(range(len(ticks)), ticks)
-        ax.set(ylim=(len(ticks) - 0.5, -0.5), xlabel="test accuracy (%)")
+        ax.set(ylim=(len(ticks) - 0.5, -0.5), xlabel=title)
         ax.grid(axis="y", visible=False)
-        ax.set_xlim(max(ax.get_xlim()[0], -1), min(ax.get_xlim()[1], 101))  # an interval may leave what is possible
     return figure
+
+
+def accuracy_panels(runs: Mapping[str, Seeds], background: str | None = None) -> "Figure":
+    """Accuracy (%) over epochs, one panel per condition: training and validation, with the means of the condition
+    `background` in grey behind the others. The axes leave out epoch 0, whose accuracy is chance."""
+    behind, splits = runs.get(background or "", []), _splits(runs)
+
+    def draw(ax: "Axes", label: str, seeds: Seeds) -> None:
+        for split, (colour, line, marker) in ((split, SPLITS[split]) for split in splits):
+            if label != background and behind:
+                _mean_line(ax, [_mean_epochs(behind, f"{split}_accuracy")], ("mean",), 100.0, "", (BACK, line, ""))
+            _mean_line(ax, seeds, (f"{split}_accuracy",), 100.0, split, (colour, line, marker))
+
+    return _panels(runs, "accuracy (%)", draw, first=1)
+
+
+def layer_panels(runs: Mapping[str, Seeds], group: str, key: str, title: str, layers: slice, scale: float) -> "Figure":
+    """A measurement of every layer over epochs, one panel per condition.
+
+    Args:
+        group, key: "layers" or "activity", and which of its numbers; multiplied by `scale`.
+        title: of the vertical axis; one that ends in "(°)" is an angle. layers: which of them, in order.
+    """
+
+    def draw(ax: "Axes", label: str, seeds: Seeds) -> None:
+        names = _layer_names([epoch for epochs in seeds for epoch in epochs], group)
+        colours = layer_colours(names)
+        for name in names[layers]:
+            look = (colours[name], "-", MARKERS[names.index(name) % len(MARKERS)])
+            _mean_line(ax, seeds, (group, name, key), scale, name, look)
+
+    return _panels(runs, title, draw)
+
+
+def _panels(
+    runs: Mapping[str, Seeds], title: str, draw: Callable[["Axes", str, Seeds], None], first: int = 0
+) -> "Figure":
+    """One small panel per condition, all with the same axes: as legible with many conditions as with few."""
+    across, width = (4, 30) if max(map(len, runs), default=0) <= 30 else (3, 40)
+    down = max(1, math.ceil(len(runs) / across))
+    with _style():
+        figure, grid = _figure(0.5 + 1.9 * down, down, across)
+        axes = list(grid.flat)[: len(runs)]
+        for ax in list(grid.flat)[len(runs) :]:
+            ax.set_axis_off()
+        shown: dict[str, Any] = {}
+        for i, (ax, (label, seeds)) in enumerate(zip(axes, runs.items(), strict=True)):
+            draw(ax, label, seeds)
+            _finish(ax, _short(label, width))
+            ax.set(xlabel="epoch" if i + across >= len(runs) else "", ylabel=title if i % across == 0 else "")
+            shown |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+        _same_axes(axes, title.endswith("(°)"), first)
+        figure.legend(shown.values(), shown.keys(), loc="outside upper left", ncols=6)
+    return figure
+
+
+def _same_axes(axes: Sequence["Axes"], degrees: bool, first: int) -> None:
+    """The same limits for all panels, from what is drawn at epochs from `first` on (from all, if there are none)."""
+    drawn = [np.asarray(line.get_xydata(), dtype=float) for ax in axes for line in ax.get_lines()]
+    points = np.concatenate([np.empty((0, 2)), *drawn])
+    points = points[np.isfinite(points).all(1)]
+    if not len(points):
+        return
+    later = points[points[:, 0] >= first]
+    (left, _), (right, _) = points.min(0), points.max(0)
+    low, high = (later if len(later) else points)[:, 1].min(), (later if len(later) else points)[:, 1].max()
+    margin = 0.06 * ((high - low) or 1.0)
+    for ax in axes:
+        ax.set_xlim(left - 0.05 * ((right - left) or 1), right + 0.05 * ((right - left) or 1))
+        if degrees:
+            _degrees(ax, high)
+        else:
+            ax.set_ylim(low - margin, high + margin)
+
+
+def _mean_epochs(seeds: Seeds, key: str) -> list[dict[str, Any]]:
+    """The mean over seeds as epochs of one run, under "mean"."""
+    series = [_values(epochs, (key,)) for epochs in seeds]
+    return [
+        {"epoch": epoch, "mean": float(np.mean([one.get(epoch, math.nan) for one in series]))}
+        for epoch in sorted({epoch for one in series for epoch in one})
+    ]
 
 
 def raster(layers: Mapping[str, Any], sample: Any = None, depth: int = 0) -> "Figure":
@@ -217,6 +315,13 @@ def _values(epochs: Sequence[Epoch], keys: Sequence[str]) -> dict[int, float]:
     return found
 
 
+def _splits(runs: Mapping[str, Seeds]) -> list[str]:
+    """Those of `SPLITS` in which anything was measured."""
+    epochs = [epoch for seeds in runs.values() for one in seeds for epoch in one]
+    measured = {key.split("_")[0] for epoch in epochs for key in epoch if epoch[key] is not None}
+    return [split for split in SPLITS if split in measured] or ["train"]
+
+
 def _layer_names(epochs: Sequence[Epoch], group: str) -> list[str]:
     return list(dict.fromkeys(name for epoch in epochs for name in epoch.get(group) or {}))
 
@@ -227,8 +332,8 @@ def _looks(conditions: Mapping[str, Any]) -> Iterator[tuple[str, Look, Any]]:
         yield _short(label), (CONDITIONS[place], LINES[lap % len(LINES)], MARKERS[i % len(MARKERS)]), value
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= MAX_LABEL else name[: MAX_LABEL // 2 - 1] + "…" + name[-MAX_LABEL // 2 :]
+def _short(name: str, letters: int = MAX_LABEL) -> str:
+    return name if len(name) <= letters else name[: letters // 2 - 1] + "…" + name[-letters // 2 :]
 
 
 def _mean_line(ax: "Axes", seeds: Seeds, keys: Sequence[str], scale: float, label: str, look: Look) -> None:
@@ -273,9 +378,10 @@ def _integers(ax: "Axes") -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 
 
-def _degrees(ax: "Axes") -> None:
-    """From 0 to 90 degrees, or as far beyond as the lines go; at 90 an error tells nothing of the true one."""
-    ys = np.concatenate([[90.0], *(np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines())])
+def _degrees(ax: "Axes", high: float = 90.0) -> None:
+    """From 0 to 90 degrees, or as far beyond as the lines or `high` go; at 90 an error tells nothing of the true
+    one."""
+    ys = np.concatenate([[90.0, high], *(np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines())])
     top = min(180, 30 * math.ceil(np.nanmax(ys) / 30 - 0.1))
     ax.set(yticks=range(0, top + 1, 30), ylim=(-0.04 * top, 1.06 * top))
     ax.axhline(90, color=FAINT, linestyle=":", linewidth=1.2)

@@ -1,22 +1,16 @@
 """The report: one HTML file with everything in it, to be read offline and kept beside the run."""
 
-import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from spikecredit.analysis import plots
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-MISSING = "–"  # the typographer's sign for no value; a 0 would be a measurement
+from spikecredit.analysis.page import Figures, Table, cell_text, html_table, section, write_page, yaml_block
 
 
 @dataclass(frozen=True)
@@ -74,9 +68,6 @@ def interval(values: Sequence[float | None]) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
-Table = Sequence[Mapping[str, Any]]  # rows, column -> value
-
-
 def write_report(
     path: Path, title: str, runs: Sequence[RunRecord], table: Table | None = None, intro: str = ""
 ) -> Path:
@@ -99,42 +90,25 @@ def write_report(
     conditions: dict[str, list[RunRecord]] = {}
     for run in runs:
         conditions.setdefault(run.label, []).append(run)
-    page = _Page()
-    parts = [f"<header><h1>{escape(title)}</h1>{_paragraphs(intro)}</header>", "<main>"]
-    parts += [_section("Summary", _table(_summary(conditions) if table is None else table)), _notes(conditions)]
+    page = Figures()
+    parts = [section("Summary", html_table(_summary(conditions) if table is None else table)), notes(conditions)]
     if len(runs) == 1:
-        parts.append(_section("Figures", *_run_figures(page, runs[0], curves=True)))
-        parts.append(_section("Configuration", _yaml(runs[0].config)))
+        parts.append(section("Figures", *_run_figures(page, runs[0], curves=True)))
+        parts.append(section("Configuration", yaml_block(runs[0].config)))
     else:
-        parts.append(_section("Comparison", *_comparison(page, conditions)))
+        parts.append(section("Comparison", *_comparison(page, conditions)))
         parts.append("<section><h2>Conditions</h2>")
         for i, (label, group) in enumerate(conditions.items()):
             of = f"first of {len(group)} seeds" if len(group) > 1 else "one seed"
             parts.append(f"<details{'' if i else ' open'}><summary>{escape(label)} <small>{of}</small></summary>")
             parts += _run_figures(page, group[0], curves=False)
-            parts.append(f"<h3>Configuration</h3>{_yaml(group[0].config)}</details>")
+            parts.append(f"<h3>Configuration</h3>{yaml_block(group[0].config)}</details>")
         parts.append("</section>")
-    parts += [_section("Environment", *_environments(runs)), "</main>"]
-    text = TEMPLATE.format(title=escape(title), style=STYLE, body="\n".join(parts))
-    return _write(Path(path), text)
+    parts.append(section("Environment", *environments(runs)))
+    return write_page(Path(path), title, intro, parts)
 
 
-class _Page:
-    """Gives every figure of the page ids of its own."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def figure(self, figure: "Figure", name: str, caption: str) -> str:
-        self.count += 1
-        drawn = plots.svg(figure, label=f"{name}. {caption}", prefix=f"f{self.count}-")
-        return (
-            f'<figure><div class="plot">{drawn}</div>'
-            f"<figcaption><b>Figure {self.count}. {escape(name)}.</b> {escape(caption)}</figcaption></figure>"
-        )
-
-
-def _comparison(page: _Page, conditions: Mapping[str, Sequence[RunRecord]]) -> Iterator[str]:
+def _comparison(page: Figures, conditions: Mapping[str, Sequence[RunRecord]]) -> Iterator[str]:
     epochs = {label: [run.epochs for run in group] for label, group in conditions.items()}
     tested = {label: [_accuracy(run) for run in group] for label, group in conditions.items()}
     yield page.figure(
@@ -158,7 +132,7 @@ def _comparison(page: _Page, conditions: Mapping[str, Sequence[RunRecord]]) -> I
     )
 
 
-def _run_figures(page: _Page, run: RunRecord, curves: bool) -> Iterator[str]:
+def _run_figures(page: Figures, run: RunRecord, curves: bool) -> Iterator[str]:
     selected = (run.result or {}).get("selected_epoch")
     depth = max(len(run.raster), len(run.weights))  # one colour for a layer's synapses and for the neurons behind them
     if curves:
@@ -217,7 +191,7 @@ def _summary(conditions: Mapping[str, Sequence[RunRecord]]) -> list[dict[str, An
         if several:
             row["95% interval"] = f"{100 * accuracy.low:.2f} to {100 * accuracy.high:.2f}" if accuracy.n > 1 else None
         row["test loss"] = _mean(results, "test_loss", ".4f")
-        row["epoch kept"] = ", ".join(_cell(result.get("selected_epoch"))[0] for result in results)
+        row["epoch kept"] = ", ".join(cell_text(result.get("selected_epoch"))[0] for result in results)
         row["spikes per neuron"] = _mean(results, "spikes_per_neuron", ".2f")
         wrong = [result.get("violations") for result in results]
         row["wrong signs"] = None if None in wrong else sum(wrong)
@@ -233,34 +207,7 @@ def _mean(results: Sequence[Mapping[str, Any]], key: str, form: str) -> str | No
     return format(known.mean, form) if known.n == len(results) else None
 
 
-def _cell(value: Any) -> tuple[str, bool]:
-    """Text of a table cell, and whether it is a number."""
-    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
-        return MISSING, True
-    if isinstance(value, bool | np.bool_):
-        return ("yes" if value else "no"), False
-    if isinstance(value, float | np.floating):
-        return f"{value:.4g}", True
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k}: {_cell(v)[0]}" for k, v in value.items()), False
-    text = str(value)
-    return text, text[:1].isdigit() or text[:1] in "-−+±"  # numbers formatted by the caller
-
-
-def _table(rows: Table) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
-    right = [all(line[i][1] for line in cells) for i in range(len(columns))]
-    marks = [' class="number"' if r else "" for r in right]
-    head = "".join(f'<th scope="col"{m}>{escape(str(c))}</th>' for c, m in zip(columns, marks, strict=True))
-    body = "".join(
-        f"<tr>{''.join(f'<td{m}>{escape(c)}</td>' for (c, _), m in zip(line, marks, strict=True))}</tr>"
-        for line in cells
-    )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _notes(conditions: Mapping[str, Sequence[RunRecord]]) -> str:
+def notes(conditions: Mapping[str, Sequence[RunRecord]]) -> str:
     """Every note once, with the conditions that it is about unless it is about all."""
     about: dict[str, list[str]] = {}
     for label, group in conditions.items():
@@ -270,80 +217,13 @@ def _notes(conditions: Mapping[str, Sequence[RunRecord]]) -> str:
     for note, labels in about.items():
         where = "" if len(labels) == len(conditions) else f" <small>({escape(', '.join(labels))})</small>"
         items.append(f"<li>{escape(note)}{where}</li>")
-    return _section("Notes", f"<ul>{''.join(items)}</ul>") if items else ""
+    return section("Notes", f"<ul>{''.join(items)}</ul>") if items else ""
 
 
-def _environments(runs: Sequence[RunRecord]) -> Iterator[str]:
+def environments(runs: Sequence[RunRecord]) -> Iterator[str]:
     """Each distinct environment once, with the conditions run in it where there are several."""
     found: dict[str, list[str]] = {}
     for run in runs:
-        found.setdefault(_yaml(run.environment), []).append(run.label)
+        found.setdefault(yaml_block(run.environment), []).append(run.label)
     for text, labels in found.items():
         yield (f"<h3>{escape(', '.join(dict.fromkeys(labels)))}</h3>" if len(found) > 1 else "") + text
-
-
-def _yaml(value: Mapping[str, Any]) -> str:
-    import yaml
-
-    plain = json.loads(json.dumps(value, default=str))  # tuples and paths have no YAML of their own
-    return f"<pre>{escape(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100))}</pre>"
-
-
-def _paragraphs(text: str) -> str:
-    return "".join(f"<p>{escape(part)}</p>" for part in text.split("\n\n") if part.strip())
-
-
-def _section(heading: str, *parts: str) -> str:
-    return f"<section><h2>{heading}</h2>{''.join(parts)}</section>"
-
-
-def _write(path: Path, text: str) -> Path:
-    """Atomically: a temporary file beside, then one rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-STYLE = """
-:root { color-scheme: light; }
-body { margin: 0; background: #fff; color: #1c1c1c; font: 16px/1.5 system-ui, sans-serif; }
-header, main { max-width: 1080px; margin: 0 auto; padding: 0 20px; }
-header { padding-top: 28px; }
-h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .4rem; }
-h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; padding-bottom: .2rem; border-bottom: 1px solid #d5d5d5; }
-h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
-header p, figcaption { max-width: 95ch; margin: .5rem 0; }
-small { color: #595959; font-size: .85em; font-weight: normal; }
-.wide, .plot, pre { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem 1.2rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e6e6e6; }
-th { border-bottom-color: #777; vertical-align: bottom; }
-.number { text-align: right; } td { white-space: nowrap; }
-figure { margin: 1.6rem 0 2.2rem; }
-figure svg { display: block; width: 100%; min-width: 640px; height: auto; }
-figcaption { font-size: .9rem; color: #3a3a3a; }
-details { border: 1px solid #d5d5d5; border-radius: 6px; margin: .7rem 0; padding: .5rem 1rem; }
-summary { cursor: pointer; font-weight: 600; }
-pre { background: #f5f5f5; border-radius: 6px; padding: .8rem 1rem; font-size: .82rem; line-height: 1.4; }
-"""
-
-# The policy forbids the page every request, in case a label ever found a way to ask for one.
-TEMPLATE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""

@@ -214,7 +214,7 @@ class Trainer:
     def train(self) -> None:
         """All epochs that are left."""
         training = self.experiment.training
-        with _signals() as received:
+        with stop_signals() as received:
             if not self.history:
                 self.end_of_epoch(None, 0.0)
             while self.epoch < training.epochs and not self.stopped_early():
@@ -398,7 +398,7 @@ def _tf32(wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying at once; a second one has its usual effect."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -89,7 +89,7 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _replace(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a file that is there whole or as it was before, whenever the process is killed."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text)
@@ -121,7 +121,7 @@ class Run:
     def start(self, resolved: dict[str, Any]) -> None:
         """Make the folder and write the resolved configuration."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        _replace(self.config, document.write(resolved))
+        write_whole(self.config, document.write(resolved))
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -140,7 +140,7 @@ class Run:
 
     def record_environment(self, entry: dict[str, Any]) -> None:
         """Add the environment of one start of the run."""
-        _replace(self.folder / ENVIRONMENT, json.dumps([*self.environments(), entry], indent=1) + "\n")
+        write_whole(self.folder / ENVIRONMENT, json.dumps([*self.environments(), entry], indent=1) + "\n")
 
     def environments(self) -> list[dict[str, Any]]:
         """One entry for each start of the run."""
@@ -169,7 +169,7 @@ class Run:
     def cut_metrics(self, count: int) -> None:
         """Keep the first `count` lines: those written before the checkpoint from which the run goes on."""
         kept = self.metrics()[:count]
-        _replace(self.folder / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+        write_whole(self.folder / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
 
     def result(self) -> dict[str, Any] | None:
         """The line of the result; None if the run is not finished."""

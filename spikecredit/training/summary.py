@@ -1,12 +1,15 @@
 """From a trained network to the record that the report shows."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spikecredit.analysis import report
 from spikecredit.analysis.activity import record
 from spikecredit.analysis.report import RunRecord
 from spikecredit.constraints import Dale
+from spikecredit.training.experiment import Experiment
 from spikecredit.training.loop import Trainer
 
 
@@ -34,14 +37,21 @@ def run_record(trainer: Trainer, label: str, resolved: dict[str, Any], environme
         raster=spikes,
         sample=sample[0].cpu().numpy(),
         weights=weights,
-        notes=notes(trainer),
+        notes=notes(trainer.experiment, len(data.validation) > 0),
     )
 
 
-def notes(trainer: Trainer) -> list[str]:
-    """What a reader must know to judge the figures."""
-    experiment = trainer.experiment
-    selected = "the epoch with the best validation accuracy" if len(trainer.data.validation) else "the last epoch"
+def report_line(path: Path, *contents: Any) -> str:
+    """Write the report; where it is, or why there is none (a run that ended does not fail for want of matplotlib)."""
+    try:
+        return f"report: {report.write_report(path, *contents)}"
+    except ImportError as error:
+        return f"no report: {error}"
+
+
+def notes(experiment: Experiment, validated: bool) -> list[str]:
+    """What a reader must know to judge the figures; `validated`: there was a validation split to select by."""
+    selected = "the epoch with the best validation accuracy" if validated else "the last epoch"
     lines = [f"Selected: {selected}; the test split was read once, at the end."]
     if isinstance(experiment.constraint, Dale):
         lines.append(
