@@ -118,6 +118,7 @@ class Conv2d(Synapse, nn.Conv2d):
             raise ValueError(f"Conv2d takes (..., {self.in_channels}, H, W), got {tuple(x.shape)}")
         if self.training:
             self.check_projected()
+        x = self.pathway.carry(x, self)
         return x.reshape(-1, *x.shape[-3:]), self.effective_weight(), self.feedback()
 
     def pad(self, x: Tensor) -> tuple[Tensor, Geometry]:

@@ -56,7 +56,7 @@ class Linear(Synapse, nn.Linear):
         self.set_up(pathway, constraint)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.apply_weights(x, self.effective_weight(), self.feedback())
+        return self.apply_weights(self.pathway.carry(x, self), self.effective_weight(), self.feedback())
 
     def apply_weights(self, x: Tensor, weight: Tensor, feedback: Tensor | None) -> Tensor:
         """The layer with W and B already made, for use step by step within one sequence."""

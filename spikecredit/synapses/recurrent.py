@@ -47,6 +47,11 @@ class RecurrentLinear(nn.Module):
         own = Population(name, self.input.out_features)
         self.input._bind(source, own, f"{name}.input", wiring)
         self.recurrent._bind(own, own, f"{name}.recurrent", wiring)
+        if self.recurrent.pathway.carries:
+            raise ValueError(
+                f"{name}: the recurrent kernel delivers errors as they are, without {self.recurrent.pathway}: give "
+                "RecurrentLinear a pathway with graded errors of its own, such as pathway=FeedbackAlignment()"
+            )
         return own
 
     takes_steps = True
