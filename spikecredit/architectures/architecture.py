@@ -1,24 +1,42 @@
 """What a ready network is: a small frozen object that builds a `Network` for given data."""
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spikecredit.constraints import Constraint
 from spikecredit.network import Network
 from spikecredit.neurons import LIF, LeakyReadout, Neuron
 from spikecredit.pathways import Pathway
 from spikecredit.seeds import stream
+from spikecredit.synapses import Synapse
 
 Shape = tuple[int, int, int]
 
 
+Initialisation = Literal["torch", "lecun", "he"]
+
+
+@dataclass(frozen=True)
 class Architecture(ABC):
-    """Base class: the hyper-parameters of a family of networks."""
+    """Base class: the hyper-parameters of a family of networks.
+
+    Args:
+        initialisation: of every synapse's W and bias. "torch": as `torch.nn` does, both U(-k, k) with k^2 = 1 / fan_in,
+            which makes the variance of W x a third of that of x. "lecun": W ~ N(0, 1 / fan_in), bias 0: W x has the
+            mean square of x, as the feedback scale "fan_out" keeps that of the error. "he": N(0, 2 / fan_in), which
+            keeps it through half-rectified units.
+    Source of the last two: LeCun et al. 1998; He et al. 2015. Moskovitz, Litwin-Kumar & Abbott 2018 ask for forward and
+        backward weights that preserve variance (unverified: the body of the paper was not seen).
+    """
+
+    initialisation: Initialisation = field(default="torch", kw_only=True)
 
     @abstractmethod
     def layers(self, shape: Shape, classes: int, neuron: Neuron, readout: Neuron) -> Sequence[nn.Module]:
@@ -50,7 +68,21 @@ class Architecture(ABC):
         with torch.random.fork_rng(devices=[]):
             torch.random.manual_seed(stream(seed, "init"))
             layers = self.layers(shape, classes, neuron or LIF(), readout or LeakyReadout())
+            initialise(layers, self.initialisation)
             return Network(*layers, pathway=pathway, constraint=constraint, last_layer=last_layer, seed=seed)
+
+
+@torch.no_grad()
+def initialise(layers: Sequence[nn.Module], kind: Initialisation) -> None:
+    """Draw the weights of all synapses anew, from torch's global generator; "torch" leaves them as they came."""
+    if kind not in ("torch", "lecun", "he"):
+        raise ValueError(f"initialisation must be 'torch', 'lecun' or 'he', got {kind!r}")
+    if kind == "torch":
+        return
+    for layer in (module for each in layers for module in each.modules() if isinstance(module, Synapse)):
+        layer.weight.normal_(0, math.sqrt((2 if kind == "he" else 1) / layer.fan_in))
+        if isinstance(bias := getattr(layer, "bias", None), Tensor):
+            bias.zero_()
 
 
 def copies(neuron: Neuron) -> Neuron:

@@ -1,7 +1,10 @@
 """Feedback pathways: how the teaching signal travels back through a synapse."""
 
+from spikecredit.pathways.antiparallel import Antiparallel
 from spikecredit.pathways.backprop import Backprop
+from spikecredit.pathways.controls import MimicFeedbackAlignment, NoisyBackprop
 from spikecredit.pathways.direct import DirectFeedbackAlignment, DirectKolenPollack
+from spikecredit.pathways.error import ERRORS, Clipped, ErrorSignal, Graded, SignOnly
 from spikecredit.pathways.feedback_alignment import FeedbackAlignment
 from spikecredit.pathways.kolen_pollack import KolenPollack
 from spikecredit.pathways.local_alignment import LocalAlignment
@@ -18,17 +21,28 @@ PATHWAYS: dict[str, type[Pathway]] = {
     "kolen_pollack": KolenPollack,
     "weight_mirror": WeightMirror,
     "local_alignment": LocalAlignment,
+    "antiparallel": Antiparallel,
+    "noisy_backprop": NoisyBackprop,
+    "mimic_feedback_alignment": MimicFeedbackAlignment,
 }
 
 __all__ = [
-    "PATHWAYS",
+    "Antiparallel",
     "Backprop",
+    "Clipped",
     "DirectFeedbackAlignment",
     "DirectKolenPollack",
+    "ERRORS",
+    "ErrorSignal",
     "FeedbackAlignment",
+    "Graded",
     "KolenPollack",
     "LocalAlignment",
+    "MimicFeedbackAlignment",
+    "NoisyBackprop",
     "Pathway",
+    "PATHWAYS",
+    "SignOnly",
     "SignSymmetry",
     "WeightMirror",
 ]

@@ -24,6 +24,7 @@ class FeedbackAlignment(Pathway):
     gain: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_scale(self.scale, ("fan_out", "biotorch", "xiao"), self.gain)
 
     def create(self, layer: WeightedLayer, generator: torch.Generator) -> Tensor:

@@ -7,11 +7,13 @@ B_l^T delta_l instead. The weight gradient delta_l x_{l-1}^T is the same for eve
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from spikecredit.pathways.error import ErrorSignal, Graded, Transmit
 from spikecredit.seeds import Noise, draw
 
 Scale = Literal["fan_out", "biotorch", "xiao"]
@@ -47,9 +49,20 @@ class WeightedLayer(Protocol):
         """The mean of y x^T over samples (and positions), in W's layout, for currents of `respond`."""
 
 
+@dataclass(frozen=True)
 class Pathway(ABC):
     """Base class: hyper-parameters only. Tensors live in the layer, as its `feedback_weight`: a buffer, or a parameter
-    where the pathway learns."""
+    where the pathway learns.
+
+    Args:
+        error: what of the error that B delivers reaches the units below: `Graded()`, `SignOnly()` or `Clipped()`.
+    """
+
+    error: ErrorSignal = field(default=Graded(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.error, ErrorSignal):
+            raise TypeError(f"error must be Graded(), SignOnly() or Clipped(limit=...), got {self.error!r}")
 
     transports_weights: ClassVar[bool] = False
     """True if the error travels back through the forward weights themselves, as in backprop."""
@@ -86,6 +99,15 @@ class Pathway(ABC):
     @abstractmethod
     def matrix(self, layer: WeightedLayer) -> Tensor:
         """B of this layer, in W's layout, before any constraint on the feedback synapses themselves."""
+
+    @property
+    def carries(self) -> bool:
+        """Whether `carry` does anything; a recurrent layer, whose kernel does without it, refuses such a pathway."""
+        return not isinstance(self.error, Graded)
+
+    def carry(self, x: Tensor, layer: WeightedLayer) -> Tensor:
+        """The layer's input x, unchanged. Backwards the error delivered to x passes through here."""
+        return x if isinstance(self.error, Graded) or not x.requires_grad else Transmit.apply(x, self.error)
 
     def learn(self, layer: WeightedLayer) -> None:  # noqa: B027  (most pathways learn nothing)
         """Local learning of B, after each step of an optimiser that owns the layer's weight; W.grad is still there."""

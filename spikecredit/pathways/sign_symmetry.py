@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from spikecredit.pathways.pathway import Pathway, WeightedLayer, check_scale, feedback_rms, random_feedback
-from spikecredit.seeds import Noise
+from spikecredit.seeds import Noise, draw
 
 
 @dataclass(frozen=True)
 class SignSymmetry(Pathway):
-    """B = M * sign(W), elementwise, with sign(0) = 0; the magnitudes M know nothing of W.
+    """B = M * S, elementwise; the magnitudes M know nothing of W. S = sign(W), with sign(0) = 0, where an entry follows
+    W, and a random sign that never changes where it does not.
 
     Args:
         magnitude: "uniform" (uSF): M = s everywhere. "fixed" (frSF): M = |N|, drawn once. "batch" (brSF): M = |N|,
@@ -21,45 +22,72 @@ class SignSymmetry(Pathway):
             fan-in. "biotorch" and "xiao": those of the published code. "strict": B is rescaled to the norm of W, which
             leaves no free scale (strict normalisation, Moskovitz et al. 2018).
         gain: factor on B.
+        agreement: the share of entries with the sign of W when training starts, 0.5 to 1: an entry follows W with
+            probability 2 agreement - 1, drawn once, and half of the others agree by chance. 1 is sign symmetry; 0.5 is
+            feedback alignment with magnitudes M, and with magnitude "fixed" the very B of `FeedbackAlignment` under the
+            same seed. In training the others may come to agree too, since W turns towards a fixed B.
+    Note:
+        With agreement below 1 the layer keeps signs in `feedback_weight`, in W's shape: 0 where the entry follows W,
+        else -1 or 1. Magnitude "fixed" keeps M as well, below them along the first axis: (2 out, in, ...).
     Note:
         Under Dale's law a column of W has one sign, so "uniform" feedback starts with rank one: every unit receives the
-        same error up to its sign, and the errors of a softmax sum to zero. "fixed" magnitudes have no such degeneracy.
-    Source: Liao, Leibo & Poggio 2016; Xiao, Chen, Liao & Poggio 2019; BioTorch (uSF, frSF, brSF).
+        same error up to its sign, and the errors of a softmax sum to zero. "fixed" magnitudes have no such degeneracy,
+        nor has an agreement below 1.
+    Source: Liao, Leibo & Poggio 2016; Xiao, Chen, Liao & Poggio 2019; BioTorch (uSF, frSF, brSF). The partial agreement
+        is ours.
     """
 
     magnitude: Literal["uniform", "fixed", "batch"] = "uniform"
     scale: Literal["fan_out", "biotorch", "xiao", "strict"] = "fan_out"
     gain: float = 1.0
+    agreement: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.magnitude not in ("uniform", "fixed", "batch"):
             raise ValueError(f"magnitude must be 'uniform', 'fixed' or 'batch', got {self.magnitude!r}")
         check_scale(self.scale, ("fan_out", "biotorch", "xiao", "strict"), self.gain)
+        if not 0.5 <= self.agreement <= 1:
+            raise ValueError(
+                f"agreement is a share of entries, from 0.5 (chance: feedback alignment) to 1; got {self.agreement!r}"
+            )
 
     @property
     def redraws(self) -> bool:
         return self.magnitude == "batch"
 
     def create(self, layer: WeightedLayer, generator: torch.Generator) -> Tensor | None:
-        return self._magnitudes(layer, generator) if self.magnitude == "fixed" else None
+        if self.agreement == 1:
+            return self._random(layer, generator).abs_() if self.magnitude == "fixed" else None
+        random = self._random(layer, generator)
+        ones = torch.ones_like(random)
+        weight = layer.weight
+        follows = draw(generator, "bernoulli", weight.shape, 2 * self.agreement - 1, 0, weight.dtype, weight.device)
+        signs = torch.where(random < 0, -ones, ones) * (1 - follows)
+        return torch.cat([signs, random.abs_()]) if self.magnitude == "fixed" else signs
 
     def matrix(self, layer: WeightedLayer) -> Tensor:
-        weight = layer.effective_weight()
+        weight, kept = layer.effective_weight(), layer.feedback_weight
         feedback = torch.sign(weight)
+        if self.agreement < 1:
+            assert kept is not None, "the layer was not bound to its pathway"
+            signs = kept[: len(weight)]
+            feedback = torch.where(signs == 0, feedback, signs)
         if self.magnitude == "uniform":
             if self.scale != "strict":
                 feedback.mul_(feedback_rms(layer, self.scale) * self.gain)
         elif self.magnitude == "fixed":
-            assert layer.feedback_weight is not None, "the layer was not bound to its pathway"
-            feedback.mul_(layer.feedback_weight)
+            assert kept is not None, "the layer was not bound to its pathway"
+            feedback.mul_(kept if self.agreement == 1 else kept[len(weight) :])
         else:
-            feedback.mul_(self._magnitudes(layer, layer.noise_source()))
+            feedback.mul_(self._random(layer, layer.noise_source()).abs_())
         if self.scale == "strict":
             norm = torch.linalg.vector_norm(feedback)
             feedback.mul_(self.gain * torch.linalg.vector_norm(weight) / norm.clamp_min(torch.finfo(norm.dtype).tiny))
         return feedback
 
-    def _magnitudes(self, layer: WeightedLayer, source: torch.Generator | Noise) -> Tensor:
+    def _random(self, layer: WeightedLayer, source: torch.Generator | Noise) -> Tensor:
+        """What feedback alignment would draw: its magnitudes are M, its signs those of the entries that follow not."""
         strict = self.scale == "strict"
-        drawn = random_feedback(layer, "fan_out" if strict else self.scale, source).abs_()
+        drawn = random_feedback(layer, "fan_out" if strict else self.scale, source)
         return drawn if strict else drawn.mul_(self.gain)

@@ -119,6 +119,7 @@ class Conv2d(Synapse, nn.Conv2d):
         self.check_source(x)
         if self.training:
             self.check_projected()
+        x = self.pathway.carry(x, self)
         return x.reshape(-1, *x.shape[-3:]), self.tied_weight(), self.feedback()
 
     def pad(self, x: Tensor) -> tuple[Tensor, Geometry]:

@@ -52,6 +52,11 @@ class RecurrentLinear(nn.Module):
         # Under direct feedback the input synapses hand nothing back, whatever carries the error along V.
         self.input._bind(source, own, f"{name}.input", wiring, wiring.pathway if wiring.pathway.direct else None)
         self.recurrent._bind(own, own, f"{name}.recurrent", wiring)
+        if self.recurrent.pathway.carries:
+            raise ValueError(
+                f"{name}: the recurrent kernel delivers errors as they are, without {self.recurrent.pathway}: give "
+                "RecurrentLinear a pathway with graded errors of its own, such as pathway=FeedbackAlignment()"
+            )
         return own
 
     takes_steps = True

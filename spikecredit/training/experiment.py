@@ -11,8 +11,8 @@ from spikecredit.data.encode import Constant
 from spikecredit.losses import LOSSES, Loss, MeanPotential
 from spikecredit.network import Network
 from spikecredit.neurons import LIF, NEURONS, SURROGATES, LeakyReadout, Neuron, Surrogate
-from spikecredit.pathways import PATHWAYS, Backprop, Pathway
-from spikecredit.training.optimizers import OPTIMIZERS, SCHEDULES, Adam, Cosine, Optimizer, Schedule
+from spikecredit.pathways import ERRORS, PATHWAYS, Backprop, ErrorSignal, Pathway
+from spikecredit.training.optimizers import OPTIMIZERS, SCHEDULES, SGD, Adam, Cosine, Optimizer, Schedule
 from spikecredit.training.schema import Loaded, load
 
 KINDS: dict[str, tuple[type, dict[str, type]]] = {
@@ -20,6 +20,7 @@ KINDS: dict[str, tuple[type, dict[str, type]]] = {
     "neurons": (Neuron, NEURONS),
     "surrogates": (Surrogate, SURROGATES),
     "pathways": (Pathway, PATHWAYS),
+    "errors": (ErrorSignal, ERRORS),
     "constraints": (Constraint, CONSTRAINTS),
     "data": (DataSource, DATA),
     "encoders": (Encoder, ENCODERS),
@@ -67,6 +68,11 @@ class Training:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive, or null for no clipping; got {self.clip_norm}")
+        if self.clip_norm is not None and isinstance(self.optimizer, SGD) and self.optimizer.batch_manhattan:
+            raise ValueError(
+                f"clip_norm={self.clip_norm} changes nothing where batch_manhattan takes the sign of each gradient: "
+                "write clip_norm: null"
+            )
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1 epoch, or null to train all epochs; got {self.patience}")
 

@@ -2,11 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.optim.sgd import sgd
 
 
 class Optimizer(ABC):
@@ -51,12 +52,19 @@ class AdamW(Optimizer):
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """`torch.optim.SGD`."""
+    """`torch.optim.SGD`; weight_decay is coupled (L2).
+
+    Args:
+        batch_manhattan: each gradient of a batch is replaced by its sign, -1, 0 or 1, before weight decay and momentum:
+            without these every weight with a gradient moves by lr, whatever the gradient's size. Source: Liao, Leibo &
+            Poggio 2016; the order is that of the code of Xiao et al. 2019 (read), which signs biases too.
+    """
 
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
+    batch_manhattan: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,9 +72,33 @@ class SGD(Optimizer):
             raise ValueError(f"nesterov: true needs a momentum above 0, got {self.momentum!r}")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(
-            parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
-        )
+        kind = BatchManhattan if self.batch_manhattan else torch.optim.SGD
+        return kind(parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
+
+
+class BatchManhattan(torch.optim.SGD):
+    """`torch.optim.SGD` on the signs of the gradients; `.grad` itself is left as it was.
+
+    Does not call SGD's own `step`, which would run the hooks of `attach` a second time.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            options = {
+                k: group[k] for k in ("foreach", "weight_decay", "momentum", "dampening", "nesterov", "maximize")
+            }
+            moving = [p for p in group["params"] if p.grad is not None]
+            velocities = [self.state[p].get("momentum_buffer") for p in moving]
+            sgd(moving, [p.grad.sign() for p in moving], velocities, lr=group["lr"], **options)
+            if group["momentum"]:
+                for p, velocity in zip(moving, velocities, strict=True):
+                    self.state[p]["momentum_buffer"] = velocity
+        return loss
 
 
 class Schedule(ABC):

@@ -1,14 +1,20 @@
 """Sign symmetry: closed-form angles, exact equalities, and the stream of magnitudes drawn anew."""
 
 import copy
+import math
 
 import pytest
 import torch
-from feedback_oracles import relative
+from feedback_oracles import relative, use
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import spikecredit as sc
 from spikecredit.analysis import angle
+from spikecredit.pathways import sign_symmetry
+from spikecredit.pathways.pathway import feedback_rms, random_feedback
+from spikecredit.seeds import draw, generator
 
 
 def layer_with(pathway, weight):
@@ -175,3 +181,168 @@ def test_dale_makes_uniform_feedback_rank_one(magnitude):
     error = F.one_hot(torch.arange(10), 10).double() - 0.1
     vanishes = (error @ feedback).abs().max() < 1e-6
     assert bool(vanishes) == (magnitude == "uniform")
+
+
+# ---- partial agreement -----------------------------------------------------------------------------------------------
+
+MAGNITUDES = ["uniform", "fixed", "batch"]
+
+
+def agreement_of(layer):
+    return float((layer.pathway.feedback(layer).sign() == layer.weight.sign()).double().mean())
+
+
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
+@pytest.mark.parametrize("agreement", [0.5, 0.6, 0.75, 0.95, 1.0])
+def test_so_many_signs_agree_at_initialisation(agreement, magnitude):
+    """A share 2a - 1 follows W, half of the rest agrees by chance: a in all, with variance a (1 - a) / n."""
+    layer = layer_with(sc.SignSymmetry(magnitude, agreement=agreement), large("gaussian")[:500])
+    deviation = math.sqrt(agreement * (1 - agreement) / layer.weight.numel())
+    assert abs(agreement_of(layer) - agreement) <= 5 * deviation
+
+
+# An entry that follows contributes as under full symmetry, the others cancel: cos = (2a - 1) cos of full symmetry.
+@pytest.mark.parametrize("agreement", [0.6, 0.8, 1.0])
+@pytest.mark.parametrize(
+    ("pathway", "kind", "cosine"),
+    [
+        (sc.SignSymmetry, "gaussian", math.sqrt(2 / math.pi)),
+        (sc.SignSymmetry, "uniform", math.sqrt(3) / 2),
+        (lambda agreement: sc.SignSymmetry("fixed", agreement=agreement), "gaussian", 2 / math.pi),
+        (lambda agreement: sc.SignSymmetry("batch", "biotorch", agreement=agreement), "uniform", 3 / 4),
+        (lambda agreement: sc.SignSymmetry(scale="strict", agreement=agreement), "gaussian", math.sqrt(2 / math.pi)),
+    ],
+)
+def test_closed_form_angles_at_partial_agreement(pathway, kind, cosine, agreement):
+    layer = layer_with(pathway(agreement=agreement), large(kind))
+    wanted = math.degrees(math.acos((2 * agreement - 1) * cosine))
+    assert angle(layer.pathway.feedback(layer), layer.weight) == pytest.approx(wanted, abs=0.2)
+
+
+def test_an_inverted_mask_fails_the_checks_above(monkeypatch):
+    def inverted(source, kind, shape, probability, *rest):
+        return draw(source, kind, shape, 1 - probability, *rest)
+
+    monkeypatch.setattr(sign_symmetry, "draw", inverted)
+    layer = layer_with(sc.SignSymmetry(agreement=0.95), large("gaussian")[:500])
+    assert abs(agreement_of(layer) - 0.95) > 0.3
+
+
+@pytest.mark.parametrize("scale", ["fan_out", "biotorch", "xiao"])
+@pytest.mark.parametrize(
+    "make", [lambda p: sc.Linear(9, 7, pathway=p), lambda p: sc.Conv2d(4, 6, 3, groups=2, pathway=p)]
+)
+def test_at_one_half_it_is_feedback_alignment(make, scale):
+    """With fixed magnitudes the same B bit for bit; with uniform ones its signs."""
+
+    def bound(pathway):
+        torch.manual_seed(3)
+        return make(pathway)
+
+    b = bound(sc.FeedbackAlignment(scale, gain=2.0)).feedback()
+    for magnitude in MAGNITUDES:
+        layer = bound(sc.SignSymmetry(magnitude, scale, 2.0, agreement=0.5))
+        for _ in range(2):
+            feedback = layer.feedback()
+            assert torch.equal(feedback.sign(), b.sign())
+            if magnitude == "fixed":
+                assert torch.equal(feedback, b)
+            if magnitude == "uniform":
+                assert torch.equal(feedback.abs(), torch.full_like(b, feedback_rms(layer, scale) * 2.0))
+            with torch.no_grad():
+                layer.weight.normal_()  # B does not change with W
+
+
+@pytest.mark.parametrize("scale", ["fan_out", "biotorch", "xiao", "strict"])
+def test_full_agreement_draws_what_it_always_drew(scale):
+    """One draw for fixed magnitudes, none otherwise; nothing else is kept."""
+    layer = sc.Conv2d(4, 6, 3)
+    for magnitude in MAGNITUDES:
+        ours, plain = generator(1, "feedback"), generator(1, "feedback")
+        kept = sc.SignSymmetry(magnitude, scale, 3.0).create(layer, ours)
+        if magnitude == "fixed":
+            drawn = random_feedback(layer, "fan_out" if scale == "strict" else scale, plain).abs()
+            assert torch.equal(kept, drawn if scale == "strict" else 3.0 * drawn)
+        else:
+            assert kept is None
+        assert torch.equal(ours.get_state(), plain.get_state())
+
+
+@given(st.floats(0.5, 0.999), st.sampled_from(MAGNITUDES), st.integers(0, 2**30))
+def test_an_entry_follows_always_or_never(agreement, magnitude, seed):
+    torch.manual_seed(seed)
+    layer = sc.Linear(12, 11, bias=False, pathway=sc.SignSymmetry(magnitude, agreement=agreement))
+    with torch.no_grad():
+        layer.weight[0, 0] = 0
+    before = layer.feedback().sign()
+    with torch.no_grad():
+        layer.weight.neg_()
+    after = layer.feedback().sign()
+    follows = layer.feedback_weight[:11] == 0
+    assert torch.equal(after[follows], layer.weight.sign()[follows])
+    assert torch.equal(before[follows], -after[follows])
+    assert torch.equal(before[~follows], after[~follows])
+    assert after[~follows].all()
+
+
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
+def test_signs_mask_and_magnitudes_are_in_the_state(magnitude):
+    def make(seed):
+        layers = sc.Conv2d(2, 4, 3, padding="same"), sc.LIF(5.0), sc.Flatten(), sc.Linear(36, 5)
+        return sc.Network(*layers, pathway=sc.SignSymmetry(magnitude, agreement=0.8), seed=seed)
+
+    net, other = make(1), make(2)
+    assert not torch.equal(net.layers[0].feedback_weight, other.layers[0].feedback_weight)
+    other.load_state_dict(net.state_dict())
+    copied = copy.deepcopy(net)
+    for a, b, c in zip(*(each.synapses().values() for each in (net, other, copied)), strict=True):
+        feedback = a.feedback()
+        assert torch.equal(b.feedback().sign(), feedback.sign())
+        assert torch.equal(c.feedback(), feedback)
+        shares = 2 if magnitude == "fixed" else 1
+        assert a.feedback_weight.shape == (shares * a.weight.shape[0], *a.weight.shape[1:])
+    moved = copied.double().to(memory_format=torch.channels_last)
+    for a, b in zip(net.synapses().values(), moved.synapses().values(), strict=True):
+        assert b.feedback().dtype == torch.float64
+        assert torch.equal(b.feedback().sign(), a.feedback().sign())
+
+
+def test_partial_agreement_lifts_the_rank_under_dale():
+    torch.manual_seed(0)
+    layers = sc.Linear(6, 30), sc.LIF(), sc.Linear(30, 10)
+    net = sc.Network(*layers, pathway=sc.SignSymmetry(agreement=0.9), constraint=sc.Dale(), seed=1)
+    assert torch.linalg.matrix_rank(net.layers[2].feedback().double()) == 10
+
+
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_partial_agreement_compiles_to_one_graph(magnitude):
+    torch._dynamo.reset()
+    net = sc.Network(
+        sc.Conv2d(2, 4, 3), sc.LIF(5.0), sc.Flatten(), sc.Linear(36, 5),
+        pathway=sc.SignSymmetry(magnitude, agreement=0.8), seed=1,
+    )  # fmt: skip
+    twin = copy.deepcopy(net)
+    x = 3 * torch.rand(4, 2, 2, 5, 5)
+    for each in (net, torch.compile(twin, fullgraph=True, backend="aot_eager")):
+        each(x).square().sum().backward()
+    for p, q in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_the_delivered_error_is_that_of_the_kept_signs():
+    """Against feedback alignment given the same matrix."""
+    torch.manual_seed(0)
+    layer = sc.Linear(8, 6, pathway=sc.SignSymmetry("fixed", agreement=0.7)).double()
+    twin = sc.Linear(8, 6, pathway=sc.FeedbackAlignment()).double()
+    use(twin, layer.feedback())
+    x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
+    delta = torch.randn(3, 6, dtype=torch.float64)
+    found, wanted = (torch.autograd.grad(each(x), x, delta)[0] for each in (layer, twin))
+    assert torch.equal(found, wanted)
+
+
+def test_an_agreement_outside_its_range_is_refused():
+    for wrong in (0.49, 1.01, math.nan):
+        with pytest.raises(ValueError, match=r"agreement is a share of entries, from 0\.5 .* to 1; got"):
+            sc.SignSymmetry(agreement=wrong)

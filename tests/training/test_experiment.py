@@ -13,6 +13,7 @@ from spikecredit.data.encode import ENCODERS, Constant, Delta, Latency, Rate
 from spikecredit.pathways import FeedbackAlignment
 from spikecredit.training.document import ConfigError
 from spikecredit.training.experiment import REGISTRIES, Experiment, Training, load_experiment
+from spikecredit.training.optimizers import SGD
 from spikecredit.training.schema import load
 
 DEMO = Path(spikecredit.__file__).parent / "configs" / "demo.yaml"
@@ -26,6 +27,7 @@ DEMO = Path(spikecredit.__file__).parent / "configs" / "demo.yaml"
         (lambda: Training(checkpoint_every=-1), "checkpoint_every must be at least 0, got -1"),
         (lambda: Training(measure=-1), "measure must be at least 0, got -1"),
         (lambda: Training(clip_norm=0.0), "clip_norm must be positive, or null for no clipping; got 0.0"),
+        (lambda: Training(clip_norm=1.0, optimizer=SGD(batch_manhattan=True)), "clip_norm=1.0 changes nothing where"),
         (lambda: Training(patience=0), "patience must be at least 1 epoch, or null to train all epochs; got 0"),
         (lambda: Experiment(encoder=Rate()), "Rate reads pixels as values between 0 and 1: write normalise: false"),
         (lambda: Experiment(encoder=Latency()), "Latency reads pixels"),

@@ -1,5 +1,6 @@
 """Schedules against closed formulas, optimisers against their update rules written out."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -77,6 +78,7 @@ def test_a_factor_is_a_pure_function_in_its_range(schedule: Schedule, per_epoch:
         (lambda: AdamW(math.inf), "lr must be"),
         (lambda: SGD(math.nan), "lr must be"),
         (lambda: SGD(momentum=0.0, nesterov=True), "nesterov: true needs a momentum above 0"),
+        (lambda: SGD(momentum=0.0, nesterov=True, batch_manhattan=True), "nesterov: true needs a momentum above 0"),
     ],
 )
 def test_what_cannot_be_is_refused_at_construction(build: object, told: str) -> None:
@@ -126,6 +128,73 @@ def test_sgd(nesterov: bool) -> None:
         velocity = g if velocity is None else momentum * velocity + g
         p = p - lr * (g + momentum * velocity if nesterov else velocity)
     torch.testing.assert_close(trained(SGD(lr, momentum, nesterov, decay)), p, rtol=1e-12, atol=1e-12)
+
+
+# ---- batch Manhattan -------------------------------------------------------------------------------------------------
+
+
+def manhattan(lr: float, momentum: float, nesterov: bool, decay: float, signed: str) -> Tensor:
+    """Five steps written out; `signed` is what the sign is taken of."""
+    p, velocity = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for t in range(5):
+        g = gradient(t).sign() if signed == "gradient" else gradient(t)
+        g = g + decay * p
+        g = g.sign() if signed == "gradient and decay" else g
+        velocity = momentum * velocity + g
+        step = g + momentum * velocity if nesterov else velocity
+        p = p - lr * (step.sign() if signed == "step" else step)
+    return p
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_batch_manhattan_signs_the_gradient_before_decay_and_momentum(nesterov: bool) -> None:
+    found = trained(SGD(0.05, 0.7, nesterov, 0.1, batch_manhattan=True))
+    torch.testing.assert_close(found, manhattan(0.05, 0.7, nesterov, 0.1, "gradient"), rtol=1e-12, atol=1e-12)
+    for wrong in ("gradient and decay", "step", "nothing"):
+        assert not torch.allclose(found, manhattan(0.05, 0.7, nesterov, 0.1, wrong), rtol=1e-3)
+
+
+def test_every_weight_moves_by_the_rate_and_one_without_gradient_stays() -> None:
+    torch.manual_seed(0)
+    p, unused = nn.Parameter(torch.zeros(4, 5)), nn.Parameter(torch.ones(2))
+    built = SGD(0.25, momentum=0.0, batch_manhattan=True).build([p, unused])
+    p.grad = 10.0 ** torch.linspace(-30, 3, 20).view(4, 5) * torch.randn(4, 5).sign()
+    p.grad[2] = 0
+    before = p.grad.clone()
+    built.step()
+    assert torch.equal(p.detach(), -0.25 * before.sign())
+    assert torch.equal(p.detach().abs().unique(), torch.tensor([0.0, 0.25]))
+    assert not p.detach()[2].any()
+    assert torch.equal(p.grad, before)  # .grad is the gradient still
+    assert torch.equal(unused.detach(), torch.ones(2))
+
+
+def test_batch_manhattan_steps_once_with_hooks_and_closures_and_takes_its_state_along() -> None:
+    """A step that called SGD's own, which torch has wrapped as well, would run each hook twice."""
+    torch.optim.SGD([nn.Parameter(torch.zeros(1))])  # its class's step is wrapped from here on
+    options = SGD(0.1, 0.9, batch_manhattan=True)
+    p = nn.Parameter(torch.tensor([1.0, -1.0]))
+    built = options.build([p])
+    calls: list[str] = []
+    built.register_step_post_hook(lambda *_: calls.append("after"))
+
+    def closure() -> float:
+        built.zero_grad()
+        loss = (p * torch.tensor([3.0, 0.5])).sum()
+        loss.backward()
+        return float(loss.detach())
+
+    assert built.step(closure) == pytest.approx(2.5)  # type: ignore[arg-type]
+    assert calls == ["after"]
+    assert p.tolist() == pytest.approx([0.9, -1.1])
+    q = nn.Parameter(p.detach().clone())
+    resumed = options.build([q])
+    resumed.load_state_dict(copy.deepcopy(built.state_dict()))
+    for each, optimizer in ((p, built), (q, resumed)):
+        each.grad = torch.tensor([1e-3, -2.0])
+        optimizer.step()
+    assert torch.equal(p, q)
+    assert p.tolist() == pytest.approx([0.9 - 0.1 * 1.9, -1.1 - 0.1 * (0.9 - 1)])
 
 
 def test_registries_hold_every_subclass() -> None:
