@@ -430,8 +430,6 @@ def test_wrong_arguments_are_refused():
         with pytest.raises(error, match=match):
             sc.convert(model, **options)
         assert type(model[0]) is nn.Conv2d
-    with pytest.raises(ValueError, match=r"1 is .*direct feedback goes to the neurons"):
-        sc.convert(nn.Sequential(nn.Linear(2, 2), sc.Linear(2, 2, pathway=Direct())))
     for nothing in (nn.Sequential(nn.ReLU(), nn.Flatten()), nn.Conv1d(2, 2, 1)):
         with pytest.raises(
             ValueError, match=r"no nn.Linear and no nn.Conv2d to convert in this model of (Flatten|Conv1d)"
