@@ -164,7 +164,11 @@ def _check_choices(pathway: Pathway, constraint: Constraint, last_layer: str) ->
             raise TypeError(f"{base.__name__.lower()} is {choice!r}: write {wanted}")
     if last_layer not in ("same", "backprop"):
         raise ValueError(f"last_layer must be 'same' or 'backprop', got {last_layer!r}")
-    _check_not_direct("pathway", pathway)
+    if getattr(pathway, "direct", False):
+        raise ValueError(
+            f"pathway is {pathway}: direct feedback goes to the neurons, and convert does not know which modules of a "
+            "model are neurons. Build a spikecredit.Network, or take a pathway from layer to layer"
+        )
     if not isinstance(constraint, Dale):
         return
     if constraint.mode == "reparametrize":
@@ -176,14 +180,6 @@ def _check_choices(pathway: Pathway, constraint: Constraint, last_layer: str) ->
         raise ValueError(
             f"{constraint}: convert does not know which layer's outputs are which layer's inputs, so it cannot give "
             "feedback synapses the sign of the neuron that sends them. Take Dale(feedback='exempt'), or build a Network"
-        )
-
-
-def _check_not_direct(where: str, pathway: Pathway | None) -> None:
-    if getattr(pathway, "direct", False):
-        raise ValueError(
-            f"{where} is {pathway}: direct feedback goes to the neurons, and convert does not know which modules of a "
-            "model are neurons. Build a spikecredit.Network, or take a pathway from layer to layer"
         )
 
 
@@ -200,10 +196,7 @@ def _check_module(name: str, module: nn.Module) -> None:
             f"{where} is wrapped in {kind}, which hands out the feedback weights to all processes only if it finds "
             f"them when it is made: convert first, then wrap ({kind}(convert(model, ...)))"
         )
-    if isinstance(module, Synapse):
-        _check_not_direct(where, module.given_pathway)
-        return
-    if not isinstance(module, tuple(WEIGHTED)):
+    if isinstance(module, Synapse) or not isinstance(module, tuple(WEIGHTED)):
         return
     base = next(torchs for torchs in WEIGHTED if isinstance(module, torchs)).__name__
     weight = module._parameters.get("weight")

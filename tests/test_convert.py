@@ -190,6 +190,22 @@ def test_a_converted_model_is_one_graph_for_the_compiler():
     assert worst(found, wanted) < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_a_model_compiled_before_follows_the_conversion():
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 5)).double()
+    compiled = torch.compile(model, backend="aot_eager")
+    x, y = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
+    found = []
+    for pathway in (None, FA, sc.SignSymmetry(), None):
+        sc.convert(model, pathway=pathway)
+        wanted = gradients(model, x, y)
+        gradients(compiled, x, y)
+        found.append(model[0].weight.grad.clone())
+        assert worst({name: p.grad for name, p in model.named_parameters()}, wanted) < 1e-12
+    assert torch.equal(found[0], found[3])
+    assert not torch.allclose(found[0], found[1]) and not torch.allclose(found[1], found[2])
+
+
 # What stays
 
 
@@ -224,7 +240,7 @@ def test_everything_but_the_class_stays():
 
 def test_an_optimiser_made_before_trains_the_model():
     model = ResNet()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-2)
     sc.convert(model, pathway=FA)
     before = {name: t.clone() for name, t in model.state_dict().items() if t.is_floating_point()}
     x, y = batch(ResNet)

@@ -88,6 +88,7 @@ def test_layers_that_read_one_population_agree(monkeypatch):
     model = ResNet()
     sc.convert(model.layer2, constraint=dale, sensory=[], seed=1)  # part by part, too
     sc.convert(model.fc, constraint=dale, sensory=[], seed=2)
+    assert one_sign_each(model.layer2[1].conv1, model.fc)
     sc.convert(model, constraint=dale)
     assert agree(model)
     population = conversion.Population
