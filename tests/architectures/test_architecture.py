@@ -1,5 +1,7 @@
 """What all ready networks share: shapes, streams, seeds, active neurons."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -135,3 +137,73 @@ def test_images_that_are_too_small_are_refused(architecture, shape, least):
         architecture.build(shape, 10)
     net = architecture.build((shape[0], least, least), 10).eval()
     assert net(torch.zeros(2, 1, shape[0], least, least)).shape == (2, 1, 10)
+
+
+# ---- initialisation --------------------------------------------------------------------------------------------------
+
+
+class Identity(sc.ReLU):
+    """A unit that passes its current on."""
+
+    def forward(self, x, steps=None):
+        return x
+
+    stream = None
+
+
+def mean_squares(initialisation, unit):
+    """Mean square of the currents of each layer of a deep network, in units of that of the input."""
+    net = sc.MLP((400,) * 5, initialisation=initialisation).build((1, 20, 20), 400, unit, unit, seed=0)
+    x = torch.randn(1, 200, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+    found = []
+    for layer in net.synapses().values():
+        layer.register_forward_hook(lambda _, __, y: found.append(float(y.detach().square().mean())))
+    net(x)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("initialisation", "unit", "factor"),
+    [("lecun", Identity(), 1), ("he", sc.ReLU(), 1), ("he", Identity(), 2), ("lecun", sc.ReLU(), 1 / 2)],
+)
+def test_lecun_keeps_the_mean_square_through_layers_and_he_through_half_rectified_units(initialisation, unit, factor):
+    """Each layer multiplies it by var(W) fan_in, and half-rectification halves it."""
+    found = mean_squares(initialisation, unit)
+    first = 2 if initialisation == "he" else 1
+    assert found == pytest.approx([first * factor**depth for depth in range(6)], rel=0.25)
+
+
+def test_torchs_own_initialisation_lets_the_mean_square_shrink():
+    wanted = [(1 + 1 / 400) / 3]  # a third of the input's, and the biases' 1 / (3 fan_in)
+    for _ in range(5):
+        wanted.append((wanted[-1] + 1 / 400) / 3)
+    assert mean_squares("torch", Identity()) == pytest.approx(wanted, rel=0.1)
+
+
+@both
+@pytest.mark.parametrize("initialisation", ["lecun", "he"])
+def test_initialisation_reaches_every_synapse_before_dale(architecture, initialisation):
+    changed = replace(architecture, initialisation=initialisation)
+    net, plain = (build(each) for each in (changed, architecture))
+    pairs = list(zip(net.synapses().values(), plain.synapses().values(), strict=True))
+    for layer, other in pairs:
+        assert not torch.equal(layer.weight, other.weight)
+        assert layer.bias is None or not layer.bias.any()
+        assert torch.equal(layer.feedback_weight, other.feedback_weight)
+    gain = 2 if initialisation == "he" else 1
+    scaled = torch.cat([layer.weight.detach().flatten() * (layer.fan_in / gain) ** 0.5 for layer, _ in pairs])
+    assert float(scaled.mean()) == pytest.approx(0, abs=5 / len(scaled) ** 0.5)
+    assert float(scaled.square().mean()) == pytest.approx(1, abs=5 * (2 / len(scaled)) ** 0.5)
+    again, other = build(changed), build(changed, seed=2)
+    for a, b, c in zip(*(n.synapses().values() for n in (net, again, other)), strict=True):
+        assert torch.equal(a.weight, b.weight)
+        assert not torch.equal(a.weight, c.weight)
+    dale = build(changed, constraint=sc.Dale())
+    assert dale.violations() == 0
+    for a, b in zip(net.synapses().values(), dale.synapses().values(), strict=True):
+        torch.testing.assert_close(b.weight.square().mean(), a.weight.square().mean())  # "balanced" keeps it
+
+
+def test_an_unknown_initialisation_is_refused():
+    with pytest.raises(ValueError, match="initialisation must be 'torch', 'lecun' or 'he', got 'xavier'"):
+        build(sc.MLP(initialisation="xavier"))
