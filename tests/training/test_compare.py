@@ -173,6 +173,19 @@ def test_a_killed_comparison_goes_on_bit_for_bit(
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
+def test_the_test_above_can_fail(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed cell that forgot its optimiser's state would be noticed."""
+    plan = planned(source, "FA", "none", seeds=1, overrides=("training.checkpoint_every=1",))
+    carried_out(plan, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_batch", killing(2))
+        with pytest.raises(SystemExit):
+            carried_out(plan, tmp_path / "cut")
+    monkeypatch.setattr(checkpoint, "unpack_optimizer", lambda *_: None)
+    carried_out(plan, tmp_path / "cut")
+    assert contents(tmp_path / "cut") != contents(tmp_path / "whole")
+
+
 def test_sigint_leaves_a_checkpoint_and_the_rest_for_later(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from spikecredit.constraints import Dale
+from spikecredit.data import Digits
 from spikecredit.pathways import PATHWAYS, FeedbackAlignment, SignSymmetry
 from spikecredit.training import matrix
 from spikecredit.training.document import ConfigError
 from spikecredit.training.experiment import REGISTRIES, Experiment
+from spikecredit.training.loop import Trainer
 from spikecredit.training.matrix import Condition, choices, conditions, short_names, split
 from spikecredit.training.schema import load
 
@@ -218,32 +220,48 @@ def test_rows_whose_folders_would_be_one_are_told_apart(source: Path, monkeypatc
 # ---- pairs -----------------------------------------------------------------------------------------------------------
 
 
-def test_conditions_of_one_seed_share_forward_weights_and_data_order(source: Path) -> None:
-    """What makes a difference paired: whatever the pathway, training starts from the same weights and sees the same
-    batches. Under Dale's law the draw is the same too; the first layer, which is exempt, keeps it as it is."""
-    from spikecredit.data import Digits
-    from spikecredit.training.loop import Trainer
-
+def assert_paired(found: list[Condition]) -> None:
+    """Whatever the pathway, training starts from the same weights and sees the same batches. Under Dale's law the draw
+    is the same too; the first layer, which is exempt, keeps it as it is."""
     data = Digits().load()
-    starts: dict[str, list[dict[str, torch.Tensor]]] = {}
-    orders: dict[str, torch.Tensor] = {}
-    for condition in made(source, ",".join(short_names()), "none,dale"):
+    starts: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
+    orders: dict[tuple[str, int], torch.Tensor] = {}
+    for condition in found:
         for seed in condition.seeds:
             trainer = Trainer(load(Experiment, condition.config(seed), REGISTRIES).value, data)
-            weights = {name: layer.weight.detach().clone() for name, layer in trainer.net.synapses().items()}
-            starts.setdefault(condition.label, []).append(weights)
-            order = orders.setdefault(str(seed), trainer.batches.order(1))
-            assert torch.equal(order, trainer.batches.order(1))
-    assert not torch.equal(orders["0"], orders["1"])
-    for label, seeds in starts.items():
-        same = starts["BP + dale" if "dale" in label else "BP"]
-        for weights, expected in zip(seeds, same, strict=True):
-            assert all(torch.equal(weights[name], expected[name]) for name in expected), label
-        for weights, free in zip(seeds, starts["BP"], strict=True):
-            first, second, _ = free
-            assert torch.equal(weights[first], free[first])
-            assert torch.equal(weights[second], free[second]) == ("dale" not in label)
-    assert not torch.equal(starts["BP"][0][first], starts["BP"][1][first])
+            layers = trainer.net.synapses().items()
+            starts[condition.label, seed] = {name: layer.weight.detach().clone() for name, layer in layers}
+            orders[condition.label, seed] = trainer.batches.order(1)
+    for (label, seed), weights in starts.items():
+        assert torch.equal(orders[label, seed], orders["BP", seed]), label
+        alike, free = starts["BP + dale" if "dale" in label else "BP", seed], starts["BP", seed]
+        assert all(torch.equal(weights[name], alike[name]) for name in alike), label
+        first, second, _ = free
+        assert torch.equal(weights[first], free[first])
+        assert torch.equal(weights[second], free[second]) == ("dale" not in label)
+    assert not torch.equal(orders["BP", 0], orders["BP", 1])
+    assert not torch.equal(starts["BP", 0][first], starts["BP", 1][first])
+
+
+def test_conditions_of_one_seed_share_forward_weights_and_data_order(source: Path) -> None:
+    assert_paired(made(source, ",".join(short_names()), "none,dale"))
+
+
+def test_the_search_for_pairs_notices_another_seed(source: Path) -> None:
+    bp, fa = made(source, "BP,FA")
+    for key in ("seed", "hidden"):
+
+        class Other(Condition):
+            def config(self, seed: int, key: str = key) -> dict[str, Any]:
+                shifted = json.loads(json.dumps(super().config(seed)))
+                if key == "seed":
+                    shifted["seed"] += 2
+                else:
+                    shifted["network"]["hidden"] = [7, 5]
+                return shifted
+
+        with pytest.raises(AssertionError):
+            assert_paired([bp, Other(fa.label, fa.folder, fa.seeds, fa.resolved)])
 
 
 def test_conditions_are_plain_data(source: Path) -> None:
