@@ -22,9 +22,9 @@ from click.testing import CliRunner, Result
 
 import spikecredit
 from spikecredit import cli
-from spikecredit.analysis import report
+from spikecredit.analysis import comparison, report
 from spikecredit.data import DATA, DataSource, Digits, ImageData, Split
-from spikecredit.training import checkpoint, doctor, loop
+from spikecredit.training import checkpoint, demo, doctor, loop
 
 CONFIG = """# A small network on a few digits.
 network: {kind: mlp, hidden: [12]}
@@ -377,7 +377,7 @@ def test_demo_compares_its_rows_and_keeps_old_reports(here: Path, monkeypatch: p
     result = run("demo", "--seeds", "2")
     assert result.exit_code == 0, result.output
     rows = {
-        label: line for label, _ in cli.DEMO for line in result.stdout.splitlines() if line.startswith(label + "  ")
+        label: line for label, _ in demo.ROWS for line in result.stdout.splitlines() if line.startswith(label + "  ")
     }
     assert (
         len(rows) == 4
@@ -397,10 +397,107 @@ def test_demo_compares_its_rows_and_keeps_old_reports(here: Path, monkeypatch: p
     assert "--seeds must be at least 1, got 0" in refused("demo", "--seeds", "0")
 
 
-def test_angles_of_the_demo_leave_out_the_last_layer() -> None:
-    layers = {"a": {"error_angle": 80.0}, "b": {"error_angle": 60.0}, "c": {"error_angle": 0.0}}
-    assert cli.error_angle(layers) == 70.0
-    assert cli.error_angle({"c": {"error_angle": 0.0}}) != cli.error_angle({"c": {"error_angle": 0.0}})  # NaN
+# ---- compare ---------------------------------------------------------------------------------------------------------
+
+PAIR = ("compare", "small.yaml", "--pathway", "BP,FA", "--seeds", "1", "training.epochs=1")
+
+
+@pytest.fixture
+def quicker(quick: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`quick`, without the page of a comparison either."""
+    monkeypatch.setattr(comparison, "write_comparison", lambda path, *_: path)
+    return quick
+
+
+def test_compare_tells_its_table_keeps_what_is_finished_and_resumes(quicker: Path) -> None:
+    first = run(*PAIR, "--device", "cpu")
+    assert first.exit_code == 0, first.output
+    folder = quicker / "runs" / "compare-small"
+    assert {path.name for path in folder.iterdir()} == {
+        "BP", "FA", "compare.json", "results.json", "table.md", "table.csv",
+    }  # fmt: skip
+    assert "2 conditions, 2 cells in runs/compare-small: 0 finished, 2 to train" in first.stdout
+    assert re.search(r"^FA +0 +\d+\.\d\d% .* s$", first.stdout, re.MULTILINE)
+    assert first.stdout.rstrip().endswith("report: runs/compare-small/report.html") and first.stderr == ""
+    names = {path.name for path in (folder / "FA" / "seed-0").iterdir()}
+    assert names == {"config.yaml", "environment.json", "metrics.jsonl", "checkpoints"}  # and a report, if one is drawn
+    before = (folder / "results.json").read_bytes()
+    for words in (PAIR, ("compare", "--resume", "runs/compare-small")):
+        again = run(*words)
+        assert again.exit_code == 0 and "2 finished, 0 to train" in again.stdout
+        assert (folder / "results.json").read_bytes() == before
+    assert run("evaluate", "runs/compare-small/FA/seed-0").exit_code == 0
+
+
+def test_compare_ends_with_1_if_a_cell_failed(quicker: Path) -> None:
+    result = run(*PAIR, "--constraint", "dale(feedback=own)", "--run", "x")
+    assert result.exit_code == 1 and "BP + dale(feedback=own), seed 0: refused: " in result.stdout
+    assert re.search(r"^FA \+ dale\(feedback=own\) +0 +\d", result.stdout, re.MULTILINE)
+    assert "Traceback" not in result.output
+
+
+def test_compare_takes_configurations_as_rows(quicker: Path) -> None:
+    (quicker / "small_fa.yaml").write_text(CONFIG + "pathway: feedback_alignment\n")
+    result = run("compare", "small*.yaml", "--seeds", "1", "training.epochs=1", "--set", "small:neuron.tau=4.0")
+    assert result.exit_code == 0, result.output
+    rows = json.loads((quicker / "runs" / "compare-configurations" / "results.json").read_text())["conditions"]
+    assert [(row["condition"], row["reference"]) for row in rows] == [("small", "small"), ("small_fa", "small")]
+
+
+def test_patterns_and_names_find_configurations(quicker: Path) -> None:
+    assert [path.stem for path in cli.find_configs(("mnist_lenet_*",))[0]] == sorted(
+        path.stem for path in cli.CONFIGS.glob("mnist_lenet_*.yaml")
+    )
+    assert cli.find_configs(("small.yaml", "a.b=1", "sma*.yaml", "demo")) == (
+        [Path("small.yaml"), cli.CONFIGS / "demo.yaml"], ["a.b=1"],
+    )  # fmt: skip
+
+
+def test_compare_stopped_by_sigint_ends_with_130_and_says_how_to_go_on(
+    quicker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.Trainer.train_batch
+
+    def train_batch(self: loop.Trainer, *batch: Any) -> None:
+        real(self, *batch)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "train_batch", train_batch)
+        told = refused(*PAIR, "--run", "my runs/x", code=130)
+    assert "stopped by SIGINT; go on with: spikecredit compare --resume 'my runs/x'" in told
+    assert run("compare", "--resume", "my runs/x").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("small.yaml", "--pathway", "bakprop"), "unknown kind 'bakprop'; did you mean 'backprop'?"),
+        (("small.yaml", "--constraint", "dal"), "unknown kind 'dal'; did you mean 'dale'?"),
+        (("small.yaml", "--pathway", "BP", "trainng.epochs=3"), "did you mean 'training'?"),
+        (("smal.yaml",), "did you mean 'small.yaml'?"),
+        (("smll*.yaml",), "no configuration matches 'smll*.yaml'"),
+        (("--pathway", "BP"), "name a configuration to compare"),
+        (("small.yaml", "--seeds", "0"), "--seeds must be at least 1"),
+        (("small.yaml", "--jobs", "0"), "--jobs"),
+        (("small.yaml", "--device", "cdua"), "did you mean 'cuda'?"),
+        (("--resume", "nothing"), "nothing is no comparison"),
+        (("--resume", "x", "small.yaml", "--pathway", "BP"), "leave out --pathway, CONFIG, or give the whole command"),
+        (("small.yaml", "data={kind: images, path: ./nothing}"), "data: There is no folder"),
+    ],
+)
+def test_compare_refuses_mistakes_and_leaves_no_folder(words: tuple[str, ...], told: str, here: Path) -> None:
+    assert told in refused("compare", *words)
+    assert [path.name for path in here.iterdir()] == ["small.yaml"]
+
+
+def test_several_jobs_share_the_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    both = [torch.device("cuda:0"), torch.device("cuda:1")]
+    assert cli.pick_devices("auto", 4) == cli.pick_devices("cuda", 2) == both
+    assert cli.pick_devices("cuda:1", 4) == [both[1]] and cli.pick_devices("cpu", 4) == [torch.device("cpu")]
+    assert cli.pick_devices("cuda", 1) == [torch.device("cuda")]
 
 
 # ---- evaluate, list, doctor, and wrong words -------------------------------------------------------------------------
@@ -446,8 +543,9 @@ WORDS = (
 
 def test_list_names_every_room() -> None:
     lines = run("list").stdout.splitlines()
-    assert {line.split()[0] for line in lines} == {*WORDS, "configs"}
-    assert any(line.split()[:4] == ["pathways", "backprop,", "feedback_alignment,", "sign_symmetry,"] for line in lines)
+    assert {line.split()[0] for line in lines} == {*WORDS, "short-names", "configs"}
+    pathways = next(line.split() for line in lines if line.startswith("pathways"))
+    assert {"backprop,", "feedback_alignment,", "sign_symmetry,"} <= set(pathways)
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -458,6 +556,12 @@ def test_list_shows_each_kind_with_its_defaults_and_first_sentence(word: str) ->
     for head, sentence, cls in zip(lines[::2], lines[1::2], kinds.values(), strict=True):
         assert f": {cls.__name__}(" in head and head.endswith(")") and "*args" not in head
         assert len(sentence.strip()) > 10
+
+
+def test_list_short_names_offers_those_of_the_registry() -> None:
+    named = dict(line.split(maxsplit=1) for line in run("list", "short-names").stdout.splitlines())
+    assert named["frSF"] == "sign_symmetry(magnitude=fixed)" and named["BP"] == "backprop"
+    assert all(choice.partition("(")[0] in cli.registries()["pathways"] for choice in named.values())
 
 
 def test_list_configs_and_a_wrong_word() -> None:
@@ -497,8 +601,9 @@ def test_wrong_words_get_a_suggestion(words: tuple[str, ...], told: str, here: P
 def test_version_and_help() -> None:
     assert run("--version").stdout.strip().endswith(spikecredit.__version__)
     text = run("-h").stdout
-    assert all(verb in text for verb in ("demo", "train", "evaluate", "list", "doctor"))
-    for verb in ("demo", "train", "evaluate", "list", "doctor"):
+    verbs = ("demo", "train", "compare", "evaluate", "list", "doctor")
+    assert all(verb in text for verb in verbs)
+    for verb in verbs:
         assert run(verb, "-h").exit_code == 0
 
 

@@ -16,9 +16,10 @@ import click
 import pytest
 
 import spikecredit
-from spikecredit.cli import find_config, main
+from spikecredit.cli import find_config, find_configs, main
 from spikecredit.training.document import ConfigError
 from spikecredit.training.experiment import REGISTRIES, Experiment, load_experiment
+from spikecredit.training.matrix import conditions
 from spikecredit.training.schema import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,7 +91,11 @@ def check_command(arguments: list[str]) -> None:
     if what not in (None, "configs"):
         from spikecredit.cli import registries
 
-        assert what in registries()
+        assert what in (*registries(), "short-names")
+    if verb.name == "compare" and context.params["resume"] is None:
+        given = context.params
+        sources, overrides = find_configs(given["words"])
+        conditions(sources, given["pathway"], given["constraint"], given["seeds"], overrides, given["changes"])
     config = context.params.get("config")
     if config is not None and not config.startswith("runs/"):
         source = ROOT / config if (ROOT / config).is_file() else find_config(config)
@@ -155,6 +160,8 @@ def test_the_checks_can_fail(tmp_path: Path) -> None:
         check_command(["train", "demo", "neuron.tua=3"])
     with pytest.raises(click.ClickException):
         check_command(["train", "demmo"])
+    with pytest.raises(ConfigError):
+        check_command(["compare", "demo", "--pathway", "bakprop"])
     assert commands("```console\n$ .venv/bin/spikecredit list neurons\n$ make demo\n```\n") == [["list", "neurons"]]
     page = tmp_path / "page.md"
     page.write_text("# Here\n")

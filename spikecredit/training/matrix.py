@@ -194,16 +194,15 @@ def conditions(
         raise ConfigError([f"--seeds must be at least 1, got {seeds}"])
     given = {"pathway": pathway, "constraint": constraint}
     chosen = {option: [None] if text is None else choices(option, text) for option, text in given.items()}
-    errors = [
-        f"override {override!r}: {reason}"
-        for override in overrides
-        for key, reason in (
-            ("seed", "every row has the seeds 0, 1, ...; write --seeds"),
-            *((name, f"--{name} chooses it; write it there") for name, text in given.items() if text is not None),
-        )
-        if override.partition("=")[0].strip() == key
-    ]
+    fixed = ["seed", *(option for option, text in given.items() if text is not None)]
+    errors: list[str] = []
     named, used = [_change(change, errors) for change in changes], set()
+    written = [f"--set {change!r}" for change in changes] + [f"override {override!r}" for override in overrides]
+    for place, override in zip(written, [*(override for _, override in named), *overrides], strict=True):
+        key = override.partition("=")[0].strip().removesuffix(".kind")
+        if key in fixed:
+            option = "seeds" if key == "seed" else key
+            errors.append(f"{place}: --{option} chooses the {key} of each row; write it there")
     found: list[Condition] = []
     labels: list[str] = []
     for source in sources:
@@ -258,13 +257,10 @@ def _condition(
     }
     for change in own:
         key, _, value = change.partition("=")
-        if key in ("seed", *options):
-            errors.append(f"--set {change!r} for {label}: a row keeps its {key}; write another row, or seeds=N")
+        if key == "seeds" and not re.fullmatch(r"[1-9]\d*", value):
+            errors.append(f"--set {change!r} for {label}: expected a number of seeds, at least 1")
         elif key == "seeds":
-            if not re.fullmatch(r"[1-9]\d*", value):
-                errors.append(f"--set {change!r} for {label}: expected a number of seeds, at least 1")
-            else:
-                seeds = int(value)
+            seeds = int(value)
     settings = [change for change in own if not change.startswith("seeds=")]
     try:
         resolved = load_experiment(source, (*written, *overrides, *settings, "seed=0")).resolved

@@ -54,10 +54,9 @@ def in_processes(
                 busy = sum(worker.cell is not None for worker in workers)
                 while not received and len(workers) < min(jobs, busy + len(waiting)):
                     workers.append(_start(threads, str(devices[len(workers) % len(devices)])))
-                for worker in workers:
+                for worker in list(workers):
                     if worker.cell is None and waiting and not received:
-                        worker.cell = waiting.popleft()
-                        worker.pipe.send(worker.cell)
+                        _give(waiting, worker, workers)
                 for pipe in wait([worker.pipe for worker in workers if worker.cell], POLL):
                     worker = next(worker for worker in workers if worker.pipe is pipe)
                     yield from _hear(worker, workers, tell, stopping)
@@ -69,6 +68,17 @@ def in_processes(
             if worker.cell is not None:
                 worker.process.kill()
             worker.process.join()
+
+
+def _give(waiting: deque[Cell], worker: _Worker, workers: list[_Worker]) -> None:
+    """Hand a worker the next cell. One that died while it was idle is dropped, and another is started for it."""
+    try:
+        worker.pipe.send(waiting[0])
+    except OSError:
+        workers.remove(worker)
+        worker.process.join()
+    else:
+        worker.cell = waiting.popleft()
 
 
 def _hear(worker: _Worker, workers: list[_Worker], tell: Tell, stopping: bool) -> Iterator[tuple[Cell, str | None]]:

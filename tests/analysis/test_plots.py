@@ -79,6 +79,47 @@ def test_accuracy_points():
     assert ax.get_xlim()[1] <= 101
 
 
+def test_difference_points_keep_the_colours_of_the_conditions():
+    ax = plots.difference_points({"b": ([-0.1, 0.2], (0.05, -1.9, 2.0, 2))}, ["a", "b"]).axes[0]
+    (seeds, zero), bar = (
+        [line for line in ax.get_lines() if len(line.get_xdata()) == 2][::2],
+        lines(ax, marked=False)[0],
+    )
+    np.testing.assert_allclose(seeds.get_xdata(), [-10, 20])
+    assert seeds.get_color() == plots.CONDITIONS[1]
+    np.testing.assert_allclose(bar.get_xdata(), [-190, 200])
+    assert list(zero.get_xdata()) == [0, 0]
+
+
+def test_panels_share_their_axes_and_show_the_background_in_the_others():
+    other = [epoch(0, validation_accuracy=0.2), epoch(1, validation_accuracy=0.9), epoch(2, validation_accuracy=0.95)]
+    figure = plots.accuracy_panels({"a": [RUN], "b": [other, RUN]}, "b")
+    a, b = figure.axes[:2]
+    assert [ax.get_title("left") for ax in (a, b)] == ["a", "b"] and a.get_ylim() == b.get_ylim()
+    assert a.get_ylim()[0] > 20, "chance, at epoch 0, is left out"
+    grey = [line for line in a.get_lines() if line.get_color() == plots.BACK and np.isfinite(line.get_ydata()).any()]
+    np.testing.assert_allclose(grey[-1].get_ydata(), [15, math.nan, 97.5])  # a gap where a seed has one
+    assert not [line for line in b.get_lines() if line.get_color() == plots.BACK]
+
+
+def test_layer_panels_draw_the_layers_asked_for():
+    run = [measured(0, 89.0, 0.5), measured(1, 130.0, 0.25)]
+    figure = plots.layer_panels({"x": [run], "y": [run[:1]]}, "layers", "error_angle", "(°)", slice(1, None), 1.0)
+    first, second = figure.axes[:2]
+    assert [line.get_label() for line in lines(first)] == ["two"]
+    np.testing.assert_array_equal(lines(first)[0].get_ydata(), [89, 130])
+    assert max(first.get_yticks()) == max(second.get_yticks()) == 150 and first.get_xlim() == second.get_xlim()
+    rates = plots.layer_panels({"x": [run]}, "activity", "rate", "rate", slice(None), 1.0)
+    np.testing.assert_array_equal(lines(rates.axes[0])[0].get_ydata(), [0.5, 0.25])
+    assert "not measured" in texts(plots.layer_panels({"x": [[epoch(0)]]}, "layers", "error_angle", "(°)", slice(1), 1))
+
+
+def test_long_names_get_wider_panels():
+    assert len(plots.accuracy_panels({"a" * 20: [RUN], "b": [RUN]}).axes) == 4
+    assert len(plots.accuracy_panels({"a" * 35: [RUN], "b": [RUN]}).axes) == 3
+    assert plots.accuracy_panels({"a" * 60: [RUN]}).axes[0].get_title("left").count("a") == 39
+
+
 def strokes(line):
     """The (time, neuron) pairs that a layer's path covers."""
     x, y = line.get_xdata().reshape(-1, 3), line.get_ydata().reshape(-1, 3)

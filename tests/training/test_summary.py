@@ -57,6 +57,10 @@ def test_weights_are_effective_with_the_signs_of_their_units() -> None:
 def test_the_notes_say_what_holds_and_nothing_else(
     overrides: tuple[str, ...], told: list[str], untold: list[str]
 ) -> None:
-    text = "\n".join(notes(tiny.trainer(*overrides)))
+    text = "\n".join(notes(tiny.trainer(*overrides).experiment, validated=True))
     assert all(part in text for part in told), text
     assert not any(part in text for part in untold), text
+
+
+def test_without_a_validation_split_the_last_epoch_is_the_one_selected() -> None:
+    assert "Selected: the last epoch;" in notes(tiny.configured().value, validated=False)[0]
