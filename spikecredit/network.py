@@ -26,8 +26,8 @@ class Network(nn.Module):
 
     Args:
         layers: neurons, synapses and anything between them.
-        pathway: default feedback pathway of every synapse that has none of its own. A direct one (`DirectFeedbackAlignment`,
-            `DirectKolenPollack`) is the whole network's: see `broadcast`.
+        pathway: default feedback pathway of every synapse that has none of its own. A direct one, such as
+            `DirectFeedbackAlignment`, is the whole network's: see `broadcast`.
         constraint: default constraint of every synapse and normalisation layer that has none of its own.
         last_layer: "backprop" gives the last synapse backprop unless it has a pathway of its own, the default
             of the published code for ImageNet (Xiao et al. 2019); "same" treats it as the others.

@@ -28,7 +28,7 @@ class LayerAlignment:
     weight_angle: between the effective feedback B and the effective weight W. weight_norm, feedback_norm: theirs.
     sign_agreement: fraction of the entries in which sign(B) = sign(W), over those where W is not 0.
     error_angle_over_time, error_ratio_over_time: for each step (where asked for) the angle between the delivered and
-        the true error of that step, and the ratio error_norm / true_error_norm, NaN where the latter is below the floor.
+        the true error of that step, and the ratio of their norms, NaN where that of the true one is below the floor.
     Under direct feedback no B has the layout of W: weight_angle, feedback_norm and sign_agreement are NaN.
     """
 

@@ -109,7 +109,7 @@ class Broadcast(nn.Module):
         self.register_buffer("like", torch.empty(0), persistent=False)  # what .to() makes of the network's tensors
         for key in [SHARED] if pathway.shares else self.streams:
             if pathway.learned:
-                self.register_parameter(key, UninitializedParameter())
+                self.register_parameter(key, UninitializedParameter())  # type: ignore[arg-type]  # it becomes one
             else:
                 self.register_buffer(key, None)
 
@@ -126,6 +126,7 @@ class Broadcast(nn.Module):
             output: of the last synapse, (T, B, *out). taps: the populations' outputs, (T, B, *N).
             signs: of the output's units, one for each row of B: the sign that Dale's law gives the feedback they send.
         """
+        self._check(taps)
         out = output[0, 0].numel()
         shapes = {name: (out, *tap.shape[2:]) for name, tap in taps.items()}
         if self.pathway.shares:
@@ -140,6 +141,13 @@ class Broadcast(nn.Module):
                     order = _order(taps[key])
                     matrix = _unrows(_rows(matrix, order).contiguous(), taps[key].shape[2:], order)
                 self._put(key, matrix)
+
+    def _check(self, taps: Mapping[str, Tensor]) -> None:
+        if taps.keys() != self.streams.keys():
+            raise ValueError(
+                f"the populations {sorted(self.streams.keys() - taps.keys())} sent no output on: a block must hand "
+                "`taps` to the layers in it"
+            )
 
     def _put(self, key: str, matrix: Tensor) -> None:
         value = getattr(self, key)
@@ -158,19 +166,15 @@ class Broadcast(nn.Module):
             matrix = matrix[:, : shape.numel()].unflatten(1, shape)
         if matrix.shape != (out, *shape):
             raise ValueError(
-                f"direct feedback from {out} outputs to the population {name} of shape {tuple(shape)}: its weights were "
-                f"made for {matrix.shape[0]} and {tuple(matrix.shape[1:])}. Give inputs of one size, or make the "
-                "network anew"
+                f"direct feedback from {out} outputs to the population {name} of shape {tuple(shape)}: its weights "
+                f"were made for {matrix.shape[0]} and {tuple(matrix.shape[1:])}. Give inputs of one size, or make "
+                "the network anew"
             )
         return matrix
 
     def forward(self, output: Tensor, taps: Mapping[str, Tensor], target: Tensor | None) -> Tensor:
         """The output, (T, B, *out), from which the error reaches the taps (T, B, *N) in the backward pass."""
-        if taps.keys() != self.streams.keys():
-            raise ValueError(
-                f"the populations {sorted(self.streams.keys() - taps.keys())} sent no output on: a block must hand "
-                "`taps` to the layers in it"
-            )
+        self._check(taps)
         signal, when = self.pathway.delivers
         goal = None
         if target is not None:

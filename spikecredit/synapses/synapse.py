@@ -324,10 +324,10 @@ class Synapse(Constrained):
         """Refuse an input that waits for an error which a direct pathway hands to no synapse's input."""
         if self.pathway.direct and x.requires_grad and torch.is_grad_enabled():
             raise ValueError(
-                f"the input of {type(self).__name__}({', '.join(map(str, self.units))}) asks for a gradient, but under "
-                f"{self.pathway} no error travels back through a synapse: only neurons receive one. Put neurons between "
-                "two synapses (sc.LIF(), sc.ReLU(); torch's nn.ReLU is none), hand `taps` on in a block of your own, "
-                "and detach the network's input"
+                f"the input of {type(self).__name__}({', '.join(map(str, self.units))}) asks for a gradient, but "
+                f"under {self.pathway} no error travels back through a synapse: only neurons receive one. Put neurons "
+                "between two synapses (sc.LIF(), sc.ReLU(); torch's nn.ReLU is none), hand `taps` on in a block of "
+                "your own, and detach the network's input"
             )
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from spikecredit.analysis.activity import activity, first_non_finite, spikes_per_neuron, warn_of_extremes
-from spikecredit.analysis.alignment import alignment
+from spikecredit.analysis.alignment import LayerAlignment, alignment
 from spikecredit.data import Batches, ImageData, Split
 from spikecredit.network import after_step
 from spikecredit.seeds import generator
@@ -103,11 +103,10 @@ class Trainer:
         x = self.data.normalise(images, self.experiment.normalise)
         return self.experiment.encoder(x, generator(self.experiment.seed, "encoder", *stream, device=self.device))
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The network's output; labels where they are learned from, for a pathway that delivers them."""
+    def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:
         bf16 = self.experiment.training.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            return self.run_net(x, target=labels) if self.net.needs_target and labels is not None else self.run_net(x)
+            return self.run_net(x) if target is None else self.run_net(x, target=target)
 
     def train_batch(self, images: Tensor, labels: Tensor) -> None:
         """One step of the optimiser."""
@@ -119,7 +118,7 @@ class Trainer:
         lr = training.optimizer.lr * training.schedule.factor(self.step, steps, len(self.batches))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        out = self.forward(x, labels)
+        out = self.forward(x, target=labels) if self.net.needs_target else self.forward(x)
         loss = experiment.loss(out, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -194,7 +193,7 @@ class Trainer:
         firing = activity(self.net, x)
         warn_of_extremes(firing, self.warned)
         return {
-            "layers": {name: asdict(layer) for name, layer in layers.items()},
+            "layers": {name: _recorded(layer) for name, layer in layers.items()},
             "activity": {name: asdict(layer) for name, layer in firing.items()},
             "violations": self.net.violations(),
         }
@@ -374,6 +373,11 @@ class Trainer:
         self.warned = set(state["warned"])
         self.run.cut_metrics(state["metrics"])
         self.history = self.run.metrics()[: state["metrics"]]
+
+
+def _recorded(layer: LayerAlignment) -> dict[str, Any]:
+    """A layer's numbers, without what was not measured."""
+    return {name: value for name, value in asdict(layer).items() if value != ()}
 
 
 def scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -65,9 +65,8 @@ def notes(experiment: Experiment, validated: bool) -> list[str]:
     if not experiment.pathway.transports_weights:
         leak = " along its own leak"
         within = {True: f"{leak}, and its reset is detached", False: f"{leak} and its reset", None: ""}
-        way = "the output's error straight to every layer of neurons" if experiment.pathway.direct else (
-            "errors from layer to layer"
-        )
+        direct = experiment.pathway.direct
+        way = "the output's error straight to every layer of neurons" if direct else "errors from layer to layer"
         lines.append(
             f"The pathway carries {way}. Within a neuron, gradients run back through time"
             f"{within[getattr(experiment.neuron, 'detach_reset', None)]}."

@@ -105,10 +105,14 @@ def test_without_feedback_there_is_no_angle():
     assert math.isnan(alignment(net, X, Y)["layers.5"].sign_agreement)
 
 
-@pytest.mark.parametrize("pathway", [sc.FeedbackAlignment(), sc.SignSymmetry("batch")], ids=repr)
+@pytest.mark.parametrize(
+    "pathway",
+    [sc.FeedbackAlignment(), sc.SignSymmetry("batch"), sc.DirectFeedbackAlignment("target"), sc.DirectKolenPollack()],
+    ids=repr,
+)
 def test_measuring_changes_nothing(pathway):
     net = spiking(pathway, sc.Dale())
-    sc.losses.MeanPotential()(net(X), Y).backward()
+    sc.losses.MeanPotential()(net(X, target=Y) if net.needs_target else net(X), Y).backward()
     gradients = [p.grad.clone() for p in net.parameters()]
     state = copy.deepcopy(net.state_dict())
     torch.manual_seed(3)
@@ -141,3 +145,55 @@ def test_frozen_layers_and_other_losses():
     found = alignment(net, X, Y, sc.losses.PerStep())
     assert math.isnan(found["layers.0"].error_angle)  # no error is delivered to a layer that does not learn
     assert found["layers.5"] == whole["layers.5"]
+
+
+def test_direct_feedback_by_hand():
+    """delta_1 = e B phi'(a_1) for what is delivered, e W_2 phi'(a_1) for the truth; no B has the layout of W."""
+    torch.manual_seed(0)
+    layers = sc.Linear(4, 6), sc.ReLU(), sc.Linear(6, 3)
+    net = sc.Network(*layers, pathway=sc.DirectFeedbackAlignment(), seed=0).double()
+    x, y = torch.randn(5, 8, 4, dtype=torch.float64), torch.arange(8) % 3
+    out = net(x).detach().requires_grad_()
+    (e,) = torch.autograd.grad(sc.losses.PerStep()(out, y), out)
+    slope = (net.layers[0](x) > 0).double()
+    delivered, true = e @ net.broadcast.get_buffer("layers/1") * slope, e @ net.layers[2].weight.detach() * slope
+    found = alignment(net, x, y, sc.losses.PerStep(), over_time=True)
+    first, last = found.values()
+    assert first.error_angle == pytest.approx(arccos(delivered, true), rel=1e-9)
+    assert first.error_norm == pytest.approx(float(delivered.norm()), rel=1e-9)
+    assert first.true_error_norm == pytest.approx(float(true.norm()), rel=1e-9)
+    assert first.error_angle_over_time == pytest.approx([arccos(a, b) for a, b in zip(delivered, true, strict=True)])
+    ratios = [float(a.norm() / b.norm()) for a, b in zip(delivered, true, strict=True)]
+    assert first.error_ratio_over_time == pytest.approx(ratios)
+    assert last.error_angle == 0
+    assert last.error_angle_over_time == (0.0,) * 5
+    assert last.error_ratio_over_time == (1.0,) * 5
+    for layer in found.values():
+        assert all(map(math.isnan, (layer.weight_angle, layer.feedback_norm, layer.sign_agreement)))
+        assert layer.weight_norm > 0
+
+
+@pytest.mark.parametrize("pathway", [sc.FeedbackAlignment(), sc.DirectFeedbackAlignment()], ids=repr)
+def test_each_step_may_be_looked_at(pathway):
+    """In a recurrent network too, where steps differ; by default it is not done."""
+    net = spiking(pathway)
+    whole = alignment(net, X, Y, over_time=True)
+    for name, layer in whole.items():
+        assert len(layer.error_angle_over_time) == len(layer.error_ratio_over_time) == 12, name
+    first = whole["layers.0"]
+    assert len(set(first.error_angle_over_time)) > 6
+    assert min(first.error_angle_over_time) < first.error_angle < max(first.error_angle_over_time)
+    without = alignment(net, X, Y)
+    assert without["layers.0"].error_angle_over_time == without["layers.0"].error_ratio_over_time == ()
+    assert without["layers.0"].error_angle == first.error_angle
+    with torch.no_grad():
+        net.layers[5].weight.zero_()
+    assert all(map(math.isnan, alignment(net, X, Y, over_time=True)["layers.0"].error_ratio_over_time))
+
+
+def test_the_truth_of_a_recurrent_layer_under_direct_feedback_is_backprop_through_it():
+    found = alignment(spiking(sc.DirectFeedbackAlignment()), X, Y)
+    wanted = alignment(spiking(None), X, Y)
+    for name, layer in wanted.items():
+        assert found[name].true_error_norm == layer.true_error_norm, name
+        assert math.isnan(found[name].sign_agreement)

@@ -242,6 +242,20 @@ def test_bf16_trains() -> None:
     assert trainer.history[-1]["train_loss"] < 0.8 * trainer.history[1]["train_loss"]
 
 
+@pytest.mark.parametrize("pathway", ["{kind: direct_feedback_alignment, signal: target}", "direct_kolen_pollack"])
+def test_direct_feedback_trains_from_weights_made_before_the_optimiser(pathway: str) -> None:
+    trainer = tiny.trainer(f"pathway={pathway}", "training.epochs=6")
+    assert trainer.net.broadcast is not None and trainer.net.broadcast.ready
+    owned = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    learned = [p for p in trainer.net.broadcast.parameters() if id(p) in owned]
+    assert len(learned) == ("kolen" in pathway)
+    trainer.fit()
+    assert trainer.history[-1]["train_loss"] < 0.95 * trainer.history[1]["train_loss"]
+    first, last = trainer.history[-1]["layers"].values()
+    assert 0 < first["error_angle"] < 180 and last["error_angle"] == 0
+    assert math.isnan(first["weight_angle"]) and not any("over_time" in name for name in first)
+
+
 def test_tf32_while_the_run_lasts() -> None:
     before, seen = torch.get_float32_matmul_precision(), set()
     trainer = tiny.trainer("training.precision=tf32", "training.epochs=1")

@@ -73,6 +73,14 @@ RESUMED: dict[str, tuple[str, ...]] = {
         "pathway={kind: sign_symmetry, magnitude: fixed}", "network.hidden=[12, 8]", "training.precision=bf16",
         "constraint={kind: dale, mode: reparametrize, magnitude: softplus}", "training.patience=1",
     ),
+    "direct feedback of targets, convolutions": (
+        "network={kind: lenet, channels: [3, 4], kernel: 3, hidden: [8], norm: true, dropout: 0.2}",
+        "pathway={kind: direct_feedback_alignment, signal: target}",
+    ),
+    "direct Kolen-Pollack, recurrent, AdamW": (
+        "network={kind: mlp, hidden: [8, 8], recurrent: true}", "pathway=direct_kolen_pollack",
+        "training.optimizer={kind: adamw, lr: 0.01}", "training.clip_norm=0.5",
+    ),
     "convolutions, batch norm, augmentation, learned tau": (
         "network={kind: lenet, channels: [3, 4], kernel: 3, hidden: [8], norm: true, dropout: 0.2}",
         "augment=[{kind: pad_crop, padding: 1}, flip]", "neuron.learn_tau=true",

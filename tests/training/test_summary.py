@@ -51,6 +51,8 @@ def test_weights_are_effective_with_the_signs_of_their_units() -> None:
         (DALE, ["carriers of their own", "and its reset is detached."], ["(feedback='own')"]),
         ((*DALE, "constraint.feedback=own"), ["carried by the same neurons"], ["exempt')"]),
         (("pathway=feedback_alignment", "neuron.detach_reset=false"), ["own leak and its reset."], ["detached"]),
+        (("pathway=feedback_alignment",), ["carries errors from layer to layer"], ["straight"]),
+        (("pathway=direct_feedback_alignment",), ["carries the output's error straight to"], ["from layer to layer"]),
         (("pathway=feedback_alignment", "neuron=relu"), ["run back through time."], ["leak", "reset"]),
     ],
 )
