@@ -262,7 +262,8 @@ class Synapse(Constrained):
         feedback = self.feedback_weight
         if torch.compiler.is_compiling() or self._warned_of_learning or feedback is None or not self._learning():
             return
-        before, self._seen = self._seen, (self.weight._version, feedback._version, self._lessons)
+        lessons = 0 if self.pathway.learns else self._lessons
+        before, self._seen = self._seen, (self.weight._version, feedback._version, lessons)
         if before is not None and self._seen[0] > before[0] and self._seen[1:] == before[1:]:
             self._warned_of_learning = True
             warnings.warn(

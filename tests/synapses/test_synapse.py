@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import spikecredit as sc
+from spikecredit.synapses import learned_feedback
 
 PATHWAYS = [sc.Backprop(), sc.FeedbackAlignment(), sc.SignSymmetry("fixed"), sc.SignSymmetry("batch")]
+LEARNED = [sc.KolenPollack(), sc.WeightMirror(), sc.LocalAlignment()]
 
 
 @pytest.mark.parametrize("pathway", PATHWAYS, ids=repr)
@@ -44,7 +46,77 @@ def test_feedback_is_saved_but_never_trained(pathway):
         assert layer.presynaptic_sign.dtype == torch.int8
 
 
-@pytest.mark.parametrize("pathway", PATHWAYS, ids=repr)
+@pytest.mark.parametrize("pathway", LEARNED, ids=repr)
+def test_learned_feedback_is_saved_and_a_parameter_where_the_optimiser_moves_it(pathway):
+    layer = sc.Linear(5, 4, pathway=pathway, constraint=sc.Dale())
+    assert "feedback_weight" in layer.state_dict()
+    assert layer.double().feedback_weight.dtype == torch.float64
+    is_parameter = "feedback_weight" in dict(layer.named_parameters())
+    assert is_parameter == pathway.learns == (not isinstance(pathway, sc.WeightMirror))
+    net = sc.Network(layer, sc.Linear(4, 3, pathway=sc.FeedbackAlignment()), pathway=pathway)
+    assert learned_feedback(net) == ([layer.feedback_weight] if is_parameter else [])
+    assert sum(p.numel() for p in net.parameters()) == 20 + 4 + 12 + 3 + 20 * is_parameter
+
+
+@pytest.mark.parametrize("pathway", LEARNED, ids=repr)
+def test_a_state_dict_restores_learning(pathway):
+    """Weights, B, optimiser and noise: the restored network takes the same further steps."""
+
+    def make(seed):
+        torch.manual_seed(seed)
+        layers = sc.Conv2d(2, 3, 3), sc.MaxPool2d(2), sc.LIF(5.0), sc.Flatten(), sc.Linear(12, 4), sc.LeakyReadout()
+        net = sc.Network(*layers, pathway=pathway, seed=seed)
+        return net, torch.optim.AdamW(net.parameters(), lr=0.01)
+
+    def step(net, optimizer, seed):
+        x = 3 * torch.rand(4, 5, 2, 6, 6, generator=torch.Generator().manual_seed(seed))
+        optimizer.zero_grad()
+        sc.losses.MeanPotential()(net(x), torch.arange(5) % 4).backward()
+        optimizer.step()
+        sc.after_step(net, optimizer)
+
+    net, optimizer = make(0)
+    for seed in range(3):
+        step(net, optimizer, seed)
+    restored, other = make(1)
+    restored.load_state_dict(net.state_dict())
+    other.load_state_dict(optimizer.state_dict())
+    copied = copy.deepcopy(net)
+    third = torch.optim.AdamW(copied.parameters(), lr=0.01)
+    third.load_state_dict(optimizer.state_dict())
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    for seed in range(3, 6):
+        for each in ((net, optimizer), (restored, other), (copied, third)):
+            step(*each, seed)
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, restored.state_dict()[name]), name
+        assert torch.equal(tensor, copied.state_dict()[name]), name
+        assert ("weight" not in name) or not torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize("pathway", LEARNED, ids=repr)
+def test_learning_warns_nobody_whose_loop_is_right(pathway):
+    """Copies, restored states, evaluation and weights that nobody moves."""
+    torch.manual_seed(0)
+    net = sc.Network(sc.Linear(5, 6), sc.ReLU(), sc.Linear(6, 4), pathway=pathway, seed=0)
+    x = torch.randn(1, 3, 5)
+    with torch.no_grad():
+        for layer in net.synapses().values():
+            layer.weight.mul_(2)  # an initialisation by hand
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    sc.attach(net, optimizer)
+    for _ in range(3):
+        net(x).square().sum().backward()
+        optimizer.step()
+    saved = copy.deepcopy(net.state_dict())
+    copy.deepcopy(net)(x)
+    net(x)
+    net.load_state_dict(saved)
+    net(x)
+    net.eval()(x)
+
+
+@pytest.mark.parametrize("pathway", [*PATHWAYS, *LEARNED], ids=repr)
 def test_the_settings_are_left_alone(pathway):
     constraint = sc.Dale()
     before = dataclasses.asdict(pathway), dataclasses.asdict(constraint)
@@ -54,7 +126,7 @@ def test_the_settings_are_left_alone(pathway):
     assert all(layer.pathway is pathway for layer in net.layers)
 
 
-@pytest.mark.parametrize("pathway", PATHWAYS, ids=repr)
+@pytest.mark.parametrize("pathway", [*PATHWAYS, *LEARNED], ids=repr)
 def test_a_deep_copy_is_equal_and_independent(pathway):
     torch.manual_seed(0)
     net = sc.Network(sc.Linear(5, 6), sc.LIF(tau=5.0), sc.Linear(6, 4), pathway=pathway, constraint=sc.Dale(), seed=0)

@@ -301,6 +301,68 @@ def test_clip_norm_limits_the_norm_and_keeps_the_direction(monkeypatch: pytest.M
     assert float(cosine) == pytest.approx(1.0, abs=1e-6)
 
 
+CLIPPED = ("pathway=kolen_pollack", "training.clip_norm=0.01")
+
+
+def clipped_gradients(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> dict[str, Tensor]:
+    """The gradients of the first step, as the optimiser gets them."""
+    trainer, seen = tiny.trainer(*overrides), {}
+
+    def look(*_: Any) -> None:
+        if not seen:
+            seen.update({name: p.grad.clone() for name, p in trainer.net.named_parameters() if p.grad is not None})
+
+    trainer.optimizer.register_step_pre_hook(look)
+    trainer.fit()
+    return seen
+
+
+def without_feedback(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: g for name, g in gradients.items() if "feedback" not in name}
+
+
+def test_learned_feedback_is_clipped_by_the_norm_of_the_weights_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = clipped_gradients(monkeypatch, *CLIPPED)
+    fixed = clipped_gradients(monkeypatch, "pathway=feedback_alignment", CLIPPED[1])
+    assert len(learned) == len(fixed) + 2
+    tiny.assert_same_weights(without_feedback(learned), fixed)  # a first step like that of the same feedback, fixed
+    norm = torch.nn.utils.get_total_norm(without_feedback(learned).values())
+    assert float(norm) == pytest.approx(0.01, rel=1e-5)
+    for layer in ("layers.1", "layers.3"):
+        assert torch.equal(learned[f"{layer}.weight"], learned[f"{layer}.feedback_weight"])
+
+
+def test_the_check_of_clipping_notices_b_in_the_norm_and_b_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "learned_feedback", lambda net: [])
+        norm = torch.nn.utils.get_total_norm(without_feedback(clipped_gradients(patch, *CLIPPED)).values())
+        assert float(norm) < 0.0095
+    right = torch.nn.utils.clip_grads_with_norm_
+
+    def weights_only(parameters: Any, *args: Any) -> None:
+        every = list(parameters)
+        right([p for p in every if p.shape != every[2].shape or p is every[0]], *args)  # not B of the first layer
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grads_with_norm_", weights_only)
+    gradients = clipped_gradients(monkeypatch, *CLIPPED)
+    assert not torch.equal(gradients["layers.1.weight"], gradients["layers.1.feedback_weight"])
+
+
+def test_kolen_pollack_keeps_its_law_under_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """|W - B| = (1 - lr weight_decay)^t |W_0 - B_0| in a whole run."""
+    sgd = "training.optimizer={kind: sgd, lr: 0.1, momentum: 0.0, weight_decay: 0.5}"
+    trainer = tiny.trainer(*CLIPPED, sgd, "training.schedule=flat")
+    layers = list(trainer.net.synapses().values())
+    first = [torch.dist(layer.weight, layer.feedback_weight).item() for layer in layers]
+    last: list[float] = []
+    trainer.progress = lambda *_: last.__setitem__(
+        slice(None), [torch.dist(layer.weight, layer.feedback_weight).item() for layer in layers]
+    )
+    trainer.fit()
+    for a, b in zip(first, last, strict=True):
+        assert b / a == pytest.approx(0.95**STEPS, rel=1e-5)
+
+
 def outcome(*overrides: str) -> tuple[dict[str, Tensor], list[Any]]:
     """Weights before the selection, and everything recorded."""
     with warnings.catch_warnings():

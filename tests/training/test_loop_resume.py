@@ -86,6 +86,15 @@ RESUMED: dict[str, tuple[str, ...]] = {
         "augment=[{kind: pad_crop, padding: 1}, flip]", "neuron.learn_tau=true",
         "pathway={kind: sign_symmetry, magnitude: batch}",
     ),
+    "Kolen-Pollack, projected Dale, clipped": (
+        "pathway=kolen_pollack", "constraint=dale", "training.clip_norm=0.5", "network.hidden=[12, 8]",
+        "training.optimizer={kind: adamw, lr: 0.01}",
+    ),
+    "weight mirror of convolutions, every other step": (
+        "network={kind: lenet, channels: [3, 4], kernel: 3, hidden: [8]}",
+        "pathway={kind: weight_mirror, every: 2, samples: 8, initial: 2}",
+    ),
+    "local alignment, recurrent": ("network.recurrent=true", "pathway=local_alignment"),
     "recurrent": ("network.recurrent=true", "loss=per_step", "training.schedule={kind: step, milestones: [1]}"),
 }  # fmt: skip
 
