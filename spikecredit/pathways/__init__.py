@@ -27,12 +27,13 @@ PATHWAYS: dict[str, type[Pathway]] = {
 }
 
 __all__ = [
+    "ERRORS",
+    "PATHWAYS",
     "Antiparallel",
     "Backprop",
     "Clipped",
     "DirectFeedbackAlignment",
     "DirectKolenPollack",
-    "ERRORS",
     "ErrorSignal",
     "FeedbackAlignment",
     "Graded",
@@ -41,7 +42,6 @@ __all__ = [
     "MimicFeedbackAlignment",
     "NoisyBackprop",
     "Pathway",
-    "PATHWAYS",
     "SignOnly",
     "SignSymmetry",
     "WeightMirror",

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from spikecredit.pathways.error import Graded
 from spikecredit.pathways.pathway import Pathway, WeightedLayer, check_scale
 from spikecredit.seeds import draw
 
@@ -34,6 +35,15 @@ class DirectPathway(Pathway):
 
     scale: DirectScale
     gain: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.error != Graded():
+            raise ValueError(
+                f"error={self.error!r}: no error travels through synapses under {type(self).__name__}; leave it out. "
+                "For signs of the output's error take DirectFeedbackAlignment(signal='sign')"
+            )
+        check_scale(self.scale, ("fan_out", "nokland"), self.gain)
 
     @property
     @abstractmethod
@@ -92,13 +102,13 @@ class DirectFeedbackAlignment(DirectPathway):
     gain: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.signal not in ("error", "sign", "target"):
             raise ValueError(f"signal must be 'error', 'sign' or 'target', got {self.signal!r}")
         if self.when not in ("step", "sequence"):
             raise ValueError(f"when must be 'step' or 'sequence', got {self.when!r}")
         if self.signal == "target" and self.when == "sequence":
             raise ValueError("signal='target' is the same at every step: leave when='step'")
-        check_scale(self.scale, ("fan_out", "nokland"), self.gain)
 
     @property
     def delivers(self) -> tuple[Signal, When]:
@@ -128,9 +138,6 @@ class DirectKolenPollack(DirectPathway):
 
     scale: DirectScale = "fan_out"
     gain: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_scale(self.scale, ("fan_out", "nokland"), self.gain)
 
     @property
     def delivers(self) -> tuple[Signal, When]:

@@ -66,6 +66,7 @@ class LocalAlignment(Pathway):
     learns: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rule not in RULES:
             raise ValueError(f"rule must be one of {', '.join(map(repr, RULES))}, got {self.rule!r}")
         for name, coefficient in self.coefficients.items():

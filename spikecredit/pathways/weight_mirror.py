@@ -59,6 +59,7 @@ class WeightMirror(Pathway):
     side: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.response not in ("spikes", "current"):
             raise ValueError(f"response must be 'spikes' or 'current', got {self.response!r}")
         for name in ("rate", "sigma", "tau", "threshold"):

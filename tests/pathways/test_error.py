@@ -18,7 +18,7 @@ from spikecredit.pathways.error import Transmit
 
 SIGN, CLIP = sc.SignOnly(), sc.Clipped(1.5)
 errors = pytest.mark.parametrize("error", [SIGN, CLIP], ids=repr)
-layered = [kind for kind in PATHWAYS.values() if kind is not sc.MimicFeedbackAlignment]
+layered = [kind for kind in PATHWAYS.values() if kind is not sc.MimicFeedbackAlignment and not kind.direct]
 
 
 def written_out(error, d):
@@ -189,3 +189,9 @@ def test_wrong_values_are_refused():
     for limit in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match=r"limit is a multiple of the mean size .* write error: graded"):
             sc.Clipped(limit)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PATHWAYS.values() if kind.direct])
+def test_direct_pathways_have_no_errors_to_code(kind):
+    with pytest.raises(ValueError, match="no error travels through synapses"):
+        kind(error=SIGN)

@@ -411,6 +411,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "SGD.momentum": ((SGD,), "training.optimizer.momentum=0.9"),
     "SGD.nesterov": ((SGD,), "training.optimizer.nesterov=true"),
     "SGD.weight_decay": ((SGD,), "training.optimizer.weight_decay=0.1"),
+    "SGD.batch_manhattan": ((SGD,), "training.optimizer.batch_manhattan=true"),
     "Flat.warmup": ((FLAT,), "training.schedule.warmup=0.5"),
     "Cosine.warmup": ((), "training.schedule.warmup=0.5"),
     "Cosine.floor": ((), "training.schedule.floor=0.5"),
