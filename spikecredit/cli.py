@@ -297,9 +297,9 @@ def compare(
             target, plan = Path(resume), comparing.Plan.open(Path(resume))
         else:
             sources, overrides = find_configs(words)
-            name = sources[0].stem if len(sources) == 1 else "configurations"
-            target = Path(folder or f"runs/compare-{name}")
-            plan = comparing.new_plan(sources, pathway, constraint, seeds, overrides, changes)
+            target = Path(folder or f"runs/compare-{sources[0].stem if len(sources) == 1 else 'configurations'}")
+            names = [word for word in words if word not in overrides]
+            plan = comparing.new_plan(sources, pathway, constraint, seeds, overrides, changes, names)
         plan = plan.on(device, jobs)
         devices = pick_devices(plan.device, plan.jobs)
         try:

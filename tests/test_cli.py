@@ -440,7 +440,9 @@ def test_compare_takes_configurations_as_rows(quicker: Path) -> None:
     (quicker / "small_fa.yaml").write_text(CONFIG + "pathway: feedback_alignment\n")
     result = run("compare", "small*.yaml", "--seeds", "1", "training.epochs=1", "--set", "small:neuron.tau=4.0")
     assert result.exit_code == 0, result.output
-    rows = json.loads((quicker / "runs" / "compare-configurations" / "results.json").read_text())["conditions"]
+    kept = json.loads((quicker / "runs" / "compare-configurations" / "results.json").read_text())
+    rows = kept["conditions"]
+    assert kept["command"].startswith("spikecredit compare 'small*.yaml' --seeds 1 --set small:neuron.tau=4.0")
     assert [(row["condition"], row["reference"]) for row in rows] == [("small", "small"), ("small_fa", "small")]
 
 

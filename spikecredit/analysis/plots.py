@@ -134,6 +134,7 @@ def _panels(
 ) -> "Figure":
     """One small panel per condition, all with the same axes: as legible with many conditions as with few."""
     across, width = (4, 30) if max(map(len, runs), default=0) <= 30 else (3, 40)
+    across = max(1, min(across, len(runs)))
     down = max(1, math.ceil(len(runs) / across))
     with _style():
         figure, grid = _figure(0.5 + 1.9 * down, down, across)

@@ -85,9 +85,13 @@ def new_plan(
     seeds: int,
     overrides: Sequence[str],
     changes: Sequence[str],
+    names: Sequence[str] = (),
 ) -> Plan:
-    """The plan of a new comparison; the arguments and errors are those of `matrix.conditions`."""
-    words = ["spikecredit", "compare", *map(str, sources)]
+    """The plan of a new comparison; the arguments and errors are those of `matrix.conditions`.
+
+    names: how the command named the sources, if not by their paths.
+    """
+    words = ["spikecredit", "compare", *(names or map(str, sources))]
     for option, value in (("--pathway", pathway), ("--constraint", constraint), ("--seeds", str(seeds))):
         words += [] if value is None else [option, value]
     words += [word for change in changes for word in ("--set", change)]

@@ -115,8 +115,10 @@ def test_layer_panels_draw_the_layers_asked_for():
 
 
 def test_long_names_get_wider_panels():
-    assert len(plots.accuracy_panels({"a" * 20: [RUN], "b": [RUN]}).axes) == 4
-    assert len(plots.accuracy_panels({"a" * 35: [RUN], "b": [RUN]}).axes) == 3
+    five = {letter: [RUN] for letter in "vwxyz"}
+    assert len(plots.accuracy_panels(five).axes) == 8
+    assert len(plots.accuracy_panels({"a" * 35: [RUN]} | five).axes) == 6
+    assert len(plots.accuracy_panels({"a": [RUN], "b": [RUN]}).axes) == 2
     assert plots.accuracy_panels({"a" * 60: [RUN]}).axes[0].get_title("left").count("a") == 39
 
 
