@@ -105,10 +105,10 @@ def _spikingjelly_implementation(device: torch.device) -> str | None:
 
 
 def network(name: str, given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """One network's section: rows of both kinds of input, and the proof that competitors do the same work."""
+    """One network's section: rows of each kind of input, and the proof that competitors do the same work."""
     work = works(device, given.quick)[name]
     rows = []
-    for kind in speed_steps.INPUTS:
+    for kind in work.kinds:
         print(f" {work.name}, T = {work.steps}, batch {work.batch}, input: {kind}")
 
         def memory(competitor: str, precision: str, kind: Input = kind) -> dict[str, float | None]:

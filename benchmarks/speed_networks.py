@@ -19,7 +19,8 @@ from spikecredit.neurons import Neuron
 BETA = 0.95
 TAU = -1 / math.log(BETA)  # ms at dt = 1 ms
 SLOPE = 25.0
-Input = Literal["spikes", "constant"]
+Input = Literal["spikes", "sparse spikes", "constant"]
+MNIST_LIT, MNIST_MEAN = 0.191, 0.131  # share of MNIST's training pixels above 0, and their mean
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,24 @@ class Work:
     steps: int
     batch: int
     classes: int = 10
+    kinds: tuple[Input, ...] = ("spikes", "constant")
 
     @property
     def images(self) -> bool:
         return len(self.shape) == 3
 
     def inputs(self, kind: Input, device: torch.device, channels_last: bool = False) -> Tensor:
-        """(T, B, *shape): Bernoulli spikes drawn at each step, or one image for all of them, of time stride 0."""
+        """(T, B, *shape): Bernoulli spikes drawn at each step, or one image for all of them, of time stride 0.
+
+        Pixels are uniform in (0, 1), so that every other input spikes; "sparse spikes": as bright as MNIST's.
+        """
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(self.batch, *self.shape, generator=generator)
-        if kind == "spikes":
+        if kind == "sparse spikes":
+            dimmest = 2 * MNIST_MEAN / MNIST_LIT - 1
+            lit = torch.rand(images.shape, generator=generator) < MNIST_LIT
+            images = lit * (dimmest + (1 - dimmest) * images)
+        if kind != "constant":
             x = (torch.rand(self.steps, *images.shape, generator=generator) < images).float().to(device)
             if channels_last and self.images:
                 x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
@@ -120,7 +129,7 @@ def works(device: torch.device, quick: bool = False) -> dict[str, Work]:
 
 def fc(width: int = 1000, steps: int = 25, batch: int = 128) -> Work:
     layers = (Dense(784, width), Spike(), Dense(width, 10), Spike())
-    return Work(f"FC 784-{width}-10", layers, (784,), steps, batch)
+    return Work(f"FC 784-{width}-10", layers, (784,), steps, batch, kinds=("spikes", "sparse spikes", "constant"))
 
 
 def vgg11() -> tuple[Layer, ...]:

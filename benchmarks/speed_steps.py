@@ -18,7 +18,6 @@ from benchmarks.speed_networks import Input, Recurrent, SteppedReLU, Work, ours
 REFERENCE = "snnTorch Leaky, loop"
 OURS = "spikecredit"
 BOUND = "ReLU in place of LIF"
-INPUTS: tuple[Input, ...] = ("spikes", "constant")
 PRECISIONS = ("float32", "bf16")
 Call = Callable[[], Any]
 

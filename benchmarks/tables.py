@@ -155,6 +155,23 @@ def speed_tables() -> str | None:
     return re.sub("^## ", "### ", render(found), flags=re.MULTILINE).rstrip()
 
 
+def events_table() -> str | None:
+    """Dense layers by events beside the matrix product, at each density."""
+    found = load("events-cpu")
+    if found is None:
+        return None
+    names = [name for name in found["rows"][0] if name != "density"]
+    rows = [[f"{row['density']:.0%}", *(f"{row[name]['median'] * 1e3:.1f}" for name in names)] for row in found["rows"]]
+    n, inputs, outputs = found["shape"]
+    about = origin(found["command"], found["environment"])
+    return (
+        f"{table(['inputs that spike', *names], rows)}\n\nms, float32, {n} x {inputs} by {inputs} x {outputs}. {about}"
+    )
+
+
+SHOWN = {"spikes": "spikes, 50 %", "sparse spikes": "spikes, 13 %", "constant": "constant image"}
+
+
 def speed_summary() -> str | None:
     """Our best layout of each case beside snnTorch's loop, the fastest peer, the leanest peer and the bound."""
     found = load("speed-cpu")
@@ -166,7 +183,7 @@ def speed_summary() -> str | None:
     for label, section in found["sections"].items():
         if "work" not in section or "tuned" in label:
             continue
-        for kind in ("spikes", "constant"):
+        for kind in dict.fromkeys(row["input"] for row in section["rows"]):
             runs = [r for r in section["rows"] if r["input"] == kind and "error" not in r]
             for precision in ("float32", "bf16"):
                 ours = min(_of(runs, OURS, precision), key=_milliseconds)
@@ -181,7 +198,7 @@ def speed_summary() -> str | None:
                 mine = ours.get("memory_mib")
                 rows.append(
                     [
-                        section["work"]["name"], {"spikes": "spikes", "constant": "constant image"}[kind], precision,
+                        section["work"]["name"], SHOWN[kind], precision,
                         f"{_milliseconds(ours):.1f} ms", f"{ours['train_x']:.2f} x",
                         f"{_milliseconds(fastest) / _milliseconds(ours):.2f} x ({fastest['competitor']})",
                         f"{_milliseconds(ours) / _milliseconds(bound):.2f}",
@@ -228,6 +245,7 @@ def outputs() -> dict[Path, str]:
         "speed": speed_tables(),
         "speed_summary": speed_summary(),
         "precision": precision_table(),
+        "events": events_table(),
     }
     readme = (ROOT / "README.md").read_text()
     for name, text in tables.items():

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from spikecredit.constraints import Constraint
 from spikecredit.pathways import Pathway
+from spikecredit.synapses import events
 from spikecredit.synapses.synapse import Synapse, cast_for_autocast
 
 
@@ -18,17 +19,20 @@ class _FeedbackLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor) -> Tensor:
         ctx.save_for_backward(x, feedback)
-        return F.linear(x, weight, bias)
+        ctx.by_events = events.sparse(x, weight)
+        return events.product(x, weight, bias) if ctx.by_events else F.linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, feedback = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        flat = grad.flatten(0, -2)
+        flat, rows, g_weight = grad.flatten(0, -2), x.flatten(0, -2), None
+        if needs_weight:
+            g_weight = events.weight_gradient(flat, rows) if ctx.by_events else flat.t().mm(rows)
         return (
             grad.matmul(feedback) if needs_x else None,
-            flat.t().mm(x.flatten(0, -2)) if needs_weight else None,
+            g_weight,
             flat.sum(0) if needs_bias else None,
             None,
         )
@@ -63,6 +67,8 @@ class Linear(Synapse, nn.Linear):
         if self.training:
             self.check_projected()
         if feedback is None:
+            if events.sparse(x, weight):
+                return events.EventLinear.apply(x, weight, self.bias)
             return F.linear(x, weight, self.bias)
         if x.ndim == 1:
             return self.apply_weights(x[None], weight, feedback)[0]

@@ -19,7 +19,7 @@ from benchmarks import (
     speed_scaling,
     speed_steps,
 )
-from benchmarks.speed_networks import SteppedReLU, fc, ours, works
+from benchmarks.speed_networks import MNIST_LIT, MNIST_MEAN, SteppedReLU, fc, ours, works
 
 CPU = torch.device("cpu")
 ENVIRONMENT = {
@@ -42,6 +42,13 @@ def test_every_network_takes_both_inputs_in_both_layouts(name: str, kind: Any) -
     assert outs[0].shape == (work.steps, work.batch, work.classes)
     if name != "vgg":  # batch normalisation in training mode moves with the first call
         torch.testing.assert_close(outs[0], outs[1])
+
+
+def test_sparse_spikes_are_as_many_as_mnists() -> None:
+    x = fc(batch=500).inputs("sparse spikes", CPU)
+    assert abs(float(x.mean()) - MNIST_MEAN) < 0.002
+    lit = float((x.sum(0) > 0).float().mean())  # an input that is lit spikes within 25 steps with certainty
+    assert abs(lit - MNIST_LIT) < 0.005
 
 
 def test_vgg_is_the_networks_own() -> None:
