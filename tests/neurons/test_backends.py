@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from neuron_oracles import FORMULAS, RESETS, randn, uncompiled
+from neuron_oracles import FORMULAS, RESETS, close, randn, uncompiled
+from torch.utils import _pytree as pytree
 
 import spikecredit as sc
+from benchmarks.gpu_checks_gradients import check, check_neuron, differentiate, in_float64, loss_of, run_both
 from spikecredit.neurons import ALIF, LIF, CurrentLIF, FastSigmoid, LeakyReadout, Surrogate
 from spikecredit.neurons.kernels import backends, cpu, passes
 from spikecredit.neurons.surrogate import SURROGATES
@@ -47,13 +49,13 @@ def neurons(draw):
             "refractory": draw(st.sampled_from([0, 1, 2, 5])),
             "detach_reset": draw(st.booleans()),
         }
-    return lambda backend: kind(**options, backend=backend)
+    return kind, options
 
 
 cases = st.composite(
     lambda draw: (
-        neurons(draw),
-        draw(st.sampled_from([1, 2, 3, 17, 31, 32, 33, 64, 70])),
+        *neurons(draw),
+        draw(st.one_of(st.sampled_from([1, 2, 3, 31, 32, 33, 64, 70]), st.integers(1, 300))),
         draw(st.integers(0, 3)),
         draw(st.sampled_from(LAYOUTS)),
         draw(st.sampled_from(["normal", "silent", "firing"])),
@@ -62,46 +64,90 @@ cases = st.composite(
 )
 
 
-def results(neuron, x, weights):
-    x = x.detach().requires_grad_()
-    if isinstance(neuron, LeakyReadout):
-        out, state = neuron.stream(x)
-        outputs = [out]
-    else:
-        spikes, u, state = neuron.run(x)
-        outputs = [spikes, u]
-    loss = sum((out.to(w.dtype) * w).sum() for out, w in zip(outputs, weights, strict=False))
-    # one step from rest asks for no decay of the adaptation or the synapse
-    gradients = torch.autograd.grad(loss, [x, *neuron.parameters()], allow_unused=True, materialize_grads=True)
-    return outputs, state, gradients
+def operands(make, x, used=("spikes", "potentials")):
+    """The two backends, x, and the weights of what the loss uses: all that a comparison takes."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    weights = [randn(*x.shape, seed=k).to(x.dtype).to(wide) for k in (1, 2)]  # 16-bit spikes have 16-bit gradients
+    ours, reference = make("cpu").to(wide), make("reference").to(wide)
+    if not isinstance(ours, LeakyReadout):
+        weights = [w if name in used else None for w, name in zip(weights, ("spikes", "potentials"), strict=True)]
+    return ours, reference, x, weights
 
 
-def flatten(state):
-    return [v for part in state for v in (flatten(part) if isinstance(part, tuple) else [part]) if v is not None]
+def equal_to_the_reference(make, x):
+    check_neuron(*operands(make, x))
 
 
-def equal_to_the_reference(make, x, tolerance):
-    weights = [randn(*x.shape, seed=k).to(torch.float64 if x.dtype == torch.float64 else torch.float32) for k in (1, 2)]
-    ours, reference = make("cpu").to(x.device), make("reference")
-    if x.dtype == torch.float64:
-        ours, reference = ours.double(), reference.double()
-    (out, state, got), (out2, state2, wanted) = results(ours, x, weights), results(reference, x, weights)
-    assert all(torch.equal(a, b) for a, b in zip(out, out2, strict=True))
-    states = [v if isinstance(v, tuple) else (v,) for v in (state, state2)]
-    assert all(torch.equal(a, b) for a, b in zip(flatten(states[0]), flatten(states[1]), strict=True))
-    for a, b in zip(got, wanted, strict=True):
-        scale = max(1.0, float(b.abs().max())) if b.numel() else 1.0
-        assert float((a.double() - b.double()).abs().max() if b.numel() else 0.0) <= tolerance * scale
-
-
-@settings(max_examples=60)
-@given(case=cases(), double=st.booleans())
-def test_the_cpu_kernel_equals_the_reference(case, double):
-    make, steps, batch, layout, drive, seed = case
+@settings(max_examples=200)
+@given(
+    case=cases(),
+    double=st.booleans(),
+    used=st.sampled_from([("spikes",), ("potentials",), ("spikes", "potentials")]),
+)
+def test_the_cpu_kernel_equals_the_reference(case, double, used):
+    kind, options, steps, batch, layout, drive, seed = case
     values = {"normal": 0.5, "silent": -3.0, "firing": 6.0}[drive] + randn(steps, batch, 2, 2, 3, seed=seed)
     x = lay_out(values.to(torch.float64 if double else torch.float32), layout)
-    # sums of the gradient of tau over all neurons and steps: rounding grows with their number
-    equal_to_the_reference(make, x, 1e-12 if double else 1e-6 * max(1, steps / 8))
+    ours, wanted, exact = run_both(*operands(lambda backend: kind(**options, backend=backend), x, used))
+    # an attached reset to zero can make the gradient of an adaptive neuron explode, in 1 example of 130: then digits
+    # are lost in the reference as in the kernel
+    assume(double or not (wanted.gradients["x"].abs() > 300).any())
+    check(ours.gradients, wanted.gradients, wanted.terms, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("detach", [True, False])
+def test_three_hundred_steps(dtype, detach):
+    x = (0.2 + randn(300, 2, 2, 1, 3, seed=3)).to(dtype)
+    options = {"learn_tau": True, "detach_reset": detach}
+    for make in (
+        lambda backend: LIF(60.0, backend=backend, surrogate=FastSigmoid(5.0), **options),
+        lambda backend: ALIF(9.0, backend=backend, shape=(2, 1, 3), **options),
+        lambda backend: CurrentLIF(9.0, backend=backend, reset="zero", **options),
+        lambda backend: LeakyReadout(60.0, backend=backend, learn_tau=True),
+    ):
+        equal_to_the_reference(make, x)
+
+
+class Scaled:
+    """A surrogate's pass whose psi is wrong by a factor."""
+
+    def __init__(self, surrogate, factor):
+        self.surrogate, self.factor = surrogate, factor
+
+    def __call__(self, kind, p, u, theta, work, extra, out):
+        self.surrogate(kind, p, u, theta, work, extra, out)
+        out *= out.dtype.type(self.factor)
+
+
+@pytest.mark.parametrize("kind", [ALIF, CurrentLIF])
+def test_a_surrogate_wrong_by_a_hundred_thousandth_is_noticed(kind, monkeypatch):
+    plain = uncompiled()
+    monkeypatch.setattr(backends, "module", lambda backend: plain)
+    x = (0.5 + randn(40, 2, 2, 1, 3, seed=1)).float()
+    given = operands(lambda backend: kind(9.0, detach_reset=False, learn_tau=True, backend=backend), x, ["spikes"])
+    check_neuron(*given)
+    monkeypatch.setattr(plain.passes, "surrogate", Scaled(plain.passes.surrogate, 1 + 1e-5))
+    with pytest.raises(AssertionError, match="the gradient of x differs"):
+        check_neuron(*given)
+
+
+@pytest.mark.parametrize("kind", [LIF, ALIF, CurrentLIF, LeakyReadout])
+def test_the_gradient_in_float64_along_a_path_of_float32(kind):
+    # of a path in float64 it is the gradient of that path ...
+    own = {} if kind is LeakyReadout else {"surrogate": FastSigmoid(5.0), "reset": "zero", "detach_reset": False}
+    own |= {"adaptation": 0.25} if kind is ALIF else {}
+    neuron = kind(5.0, learn_tau=True, backend="reference", **own).double()
+    x, weights = 0.5 + randn(30, 2, 3, seed=1), [randn(30, 2, 3, seed=k) for k in (2, 3)]
+    wanted = differentiate(neuron, x, weights)
+    for name, gradient in run_both(neuron, neuron, x, weights)[2]().items():
+        close(gradient, wanted.gradients[name], 1e-14)
+    # ... and in float32 the outputs stay those of float32
+    given = x.float().requires_grad_()
+    single = kind(5.0, learn_tau=True, backend="reference", **own)
+    runs = [lambda n=n, v=v: loss_of(n, v, weights) for n, v in ((single, given), (neuron, given.double()))]
+    for a, b in zip(runs[0]()[0], in_float64(*runs)[0], strict=True):
+        assert torch.equal(a.double(), b)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -116,11 +162,11 @@ def test_uncompiled_it_is_the_same(layout, monkeypatch):
         lambda backend: CurrentLIF(5.0, backend=backend, reset="none", shape=(2, 1, 2)),
         lambda backend: LeakyReadout(5.0, backend=backend, learn_tau=True),
     ):
-        equal_to_the_reference(make, x, 1e-12)
+        equal_to_the_reference(make, x)
     for surrogate in FORMULAS:
-        equal_to_the_reference(lambda b, s=surrogate: LIF(5.0, surrogate=s, backend=b), x, 1e-12)
+        equal_to_the_reference(lambda b, s=surrogate: LIF(5.0, surrogate=s, backend=b), x)
     bits = lay_out(0.5 + randn(35, 2, 2, 1, 2, seed=1), layout).bfloat16()
-    equal_to_the_reference(lambda backend: LIF(5.0, backend=backend), bits, 2**-8)
+    equal_to_the_reference(lambda backend: LIF(5.0, backend=backend), bits)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -128,10 +174,10 @@ def test_uncompiled_it_is_the_same(layout, monkeypatch):
 def test_half_precisions_go_in_and_out_with_a_float32_state(dtype, layout):
     x = lay_out((0.3 + randn(40, 3, 2, 2, 3, seed=1)).to(dtype), layout)
     for kind in (LIF, ALIF, CurrentLIF):
-        equal_to_the_reference(lambda backend, kind=kind: kind(6.0, backend=backend), x, 2**-8)
+        equal_to_the_reference(lambda backend, kind=kind: kind(6.0, backend=backend), x)
         spikes, state = kind(6.0).stream(x)
         assert spikes.dtype == dtype
-        assert {v.dtype for v in flatten((state,))} == {torch.float32}
+        assert {v.dtype for v in pytree.tree_leaves(state) if v is not None} == {torch.float32}
 
 
 def test_bfloat16_gradients_are_rounded_to_nearest_even():
@@ -351,18 +397,9 @@ def test_autocast_reaches_the_neurons():
     assert all(p.grad.dtype == torch.float32 for p in net.parameters())
 
 
-@settings(max_examples=10)
-@given(steps=st.integers(1, 300), seed=st.integers(0, 99))
-@example(steps=300, seed=0)
-def test_long_sequences(steps, seed):
-    x = 0.2 + randn(steps, 1, 3, seed=seed)
-    for make in (lambda b: LIF(9.0, surrogate=FastSigmoid(5.0), backend=b), lambda b: ALIF(9.0, backend=b)):
-        equal_to_the_reference(make, x, 1e-12)
-
-
 def test_blocks_of_neurons_do_not_mix():
     x = (0.3 + randn(3, 1, 2 * cpu.WIDTH + 5, seed=1)).float()
-    equal_to_the_reference(lambda backend: ALIF(5.0, refractory=2, backend=backend), x, 1e-6)
+    equal_to_the_reference(lambda backend: ALIF(5.0, refractory=2, backend=backend), x)
 
 
 def test_the_exponential_is_exact_to_rounding():

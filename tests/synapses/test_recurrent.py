@@ -1,11 +1,14 @@
 """The recurrent layer against an explicit loop."""
 
+import numpy as np
 import pytest
 import torch
+from neuron_oracles import uncompiled
 from torch.nn import functional as F
 
 import spikecredit as sc
 from spikecredit.neurons import LIFParameters, LIFState, lif_step
+from spikecredit.neurons.kernels import backends, cpu, recurrent
 
 
 def loop(layer, x, carry):
@@ -116,12 +119,18 @@ NEURONS = {
 }
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """Several segments in few steps."""
+    monkeypatch.setattr(recurrent, "SEGMENT", 4)
+
+
 def both(name, pathway=None, learn=True):
     """The same layer twice: as one operator, and step by step through the plain loop."""
     options = dict(NEURONS[name])
     kind = options.pop("kind", sc.LIF)
     layers = []
-    for backend in ("cpu", "reference"):
+    for backend in ("auto", "reference"):
         torch.manual_seed(3)
         neuron = kind(tau=8.0, surrogate=sc.FastSigmoid(5.0), learn_tau=learn, backend=backend, **options)
         layer = sc.RecurrentLinear(6, 20, neuron, pathway=pathway).double()
@@ -131,24 +140,96 @@ def both(name, pathway=None, learn=True):
     return layers
 
 
-@pytest.mark.parametrize("pathway", [None, sc.FeedbackAlignment()], ids=repr)
-@pytest.mark.parametrize("name", NEURONS)
-def test_one_operator_equals_step_by_step(name, pathway):
-    fused, plain = both(name, pathway)
-    x = 2 * torch.rand(15, 4, 6, dtype=torch.float64)
+def compare(name, pathway=None, learn=True, device="cpu"):
+    fused, plain = (layer.to(device) for layer in both(name, pathway, learn))
+    x = 2 * torch.rand(15, 4, 6, dtype=torch.float64).to(device)
     results = []
     for layer in (fused, plain):
-        head, state = layer.stream(x[:6])  # the state carries gradient from one chunk to the next
-        tail, state = layer.stream(x[6:], state)
+        given = x.clone().requires_grad_()
+        head, state = layer.stream(given[:6])  # the state carries gradient from one chunk to the next
+        tail, state = layer.stream(given[6:], state)
         out = torch.cat([head, tail])
-        weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+        weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=device).view_as(out)
         loss = (out * weights).sum() + state[1].sum()
-        results.append((out, torch.autograd.grad(loss, list(layer.parameters()))))
+        results.append((out, torch.autograd.grad(loss, [given, *layer.parameters()])))
     (out, ours), (wanted, theirs) = results
     assert 0.02 < float(wanted.detach().mean()) < 0.6
     assert torch.equal(out, wanted)
     for f, w in zip(ours, theirs, strict=True):
         torch.testing.assert_close(f, w, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("pathway", [None, sc.FeedbackAlignment()], ids=repr)
+@pytest.mark.parametrize("name", NEURONS)
+def test_one_operator_equals_step_by_step(name, pathway, short):
+    compare(name, pathway)
+
+
+@pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
+@pytest.mark.parametrize("name", NEURONS)
+def test_the_triton_backend_does_too(name, short, monkeypatch):
+    pytest.importorskip("triton")
+    from test_triton import DEVICE, backend
+
+    monkeypatch.setattr(backends, "module", lambda name: backend)
+    with np.errstate(all="ignore"):
+        compare(name, learn=name != "lif", device=DEVICE)
+
+
+MUTANTS = {
+    "every step begins at the first state": ("end if t else start", "start"),
+    "the error ends after a step": ("given if t + count == steps else carried", "given"),
+    "checkpoints are one step late": ("checkpoints[segment - 1]", "checkpoints[max(segment - 2, 0)]"),
+    "a segment's states are those of the one after": ("if until >= t1:", "if until == steps:"),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_wrong_step_is_noticed(name, short, monkeypatch):
+    right, wrong = uncompiled(), uncompiled(*MUTANTS[name])
+    monkeypatch.setattr(backends, "module", lambda backend: right)
+    compare("lif")
+    monkeypatch.setattr(backends, "module", lambda backend: wrong)
+    with pytest.raises(AssertionError):
+        compare("lif")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["lif", "alif, attached"])
+def test_blocks_and_threads_do_not_mix(name, threads, short, monkeypatch):
+    monkeypatch.setattr(cpu, "GRAIN", 100)
+    fused, plain = both(name)
+    x = 2 * torch.rand(9, cpu.WIDTH // 9, 6, dtype=torch.float64)
+    torch.set_num_threads(threads)
+    try:
+        out = fused(x)
+        ours = gradients(fused, out)
+    finally:
+        torch.set_num_threads(1)
+    wanted = plain(x)
+    assert out.shape[1:].numel() > 2 * cpu.WIDTH
+    assert torch.equal(out, wanted)
+    for f, w in zip(ours, gradients(plain, wanted), strict=True):
+        torch.testing.assert_close(f, w, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [None, 9])
+def test_a_second_backward_pass_finds_what_the_first_did(steps, short):
+    """What is saved is not written; `steps` of a constant input, or of nine different ones."""
+    layer, _ = both("lif, refractory, attached")
+    out = layer(2 * torch.rand(1 if steps else 9, 4, 6, dtype=torch.float64), steps=steps)
+    first, second = (torch.autograd.grad(out.square().sum(), list(layer.parameters()), retain_graph=True) for _ in "12")
+    assert all(torch.equal(f, s) for f, s in zip(first, second, strict=True))
+
+
+def test_the_input_is_not_kept():
+    """The currents are, and a second sequence would cost as much memory again."""
+    layer, x = make()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda v: kept.append(v) or v, lambda v: v):
+        out = layer(x)
+    sequences = {v.data_ptr() for v in kept if v.shape == out.shape}
+    assert len(sequences) == 2  # currents and spikes
 
 
 def test_the_potential_handed_out_carries_gradient():
@@ -165,7 +246,7 @@ def test_the_potential_handed_out_carries_gradient():
             torch.testing.assert_close(f, w, rtol=1e-9, atol=1e-11)
 
 
-def test_a_constant_input_is_summed_over_time():
+def test_a_constant_input_is_summed_over_time(short):
     fused, _ = both("lif")
     x = 2 * torch.rand(1, 4, 6, dtype=torch.float64)
     once, every = x.clone().requires_grad_(), x.clone().requires_grad_()

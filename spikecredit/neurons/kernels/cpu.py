@@ -5,7 +5,7 @@
 
 import os
 import threading
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -14,17 +14,17 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from spikecredit.neurons.kernels import passes
+from spikecredit.neurons.kernels import arrays, passes
 from spikecredit.neurons.kernels.flat import SEGMENT, Decays, Membrane, State
 
 WIDTH = 4096
 """Neurons a block: long enough rows for the prefetcher, and (SEGMENT + 1) rows in the second-level cache."""
 
-GRAIN = 1 << 15
-"""Neuron-steps a thread must have to be worth waking (about 10 us of work)."""
+GRAIN = 1 << 14
+"""Neuron-steps a thread must have to be worth waking (5 to 10 us of work)."""
 
 
-# ---- whole sequences for the neurons from start to stop
+# ---- the steps from `since` to `until` for the neurons from start to stop
 
 U, I, A, R, WAIT = 0, 1, 2, 3, 4  # noqa: E741
 """Rows of a block's state. A state in memory has the rows that `present` lists, in this order."""
@@ -62,12 +62,12 @@ def _advance(old, now, current, s, beta, alpha, rho, theta, b, zero, subtract, h
 
 @njit(**passes.COMPILE)
 def _forward(
-    start, stop, x, stride, state, present, beta_, alpha_, rho_, theta, b, zero, subtract, hold,
+    start, stop, since, until, state, x, stride, present, beta_, alpha_, rho_, theta, b, zero, subtract, hold,
     spikes, one, potentials, checkpoints, every, last,
 ):  # fmt: skip
     synapse, adaptive, explicit = I in present, A in present, R in present
     width = min(WIDTH, stop - start)
-    rows, line = np.zeros((2, 5, width), state.dtype), np.zeros((2, width), state.dtype)
+    rows, line = np.zeros((2, 5 if explicit or synapse else 1, width), state.dtype), np.empty((2, width), state.dtype)
     nil, turns = state.dtype.type(0), 0 if explicit or synapse else 1  # two rows of u in turn, where it is all there is
     for begin in range(start, stop, width):
         end = min(begin + width, stop)
@@ -75,8 +75,8 @@ def _forward(
         s, scratch = line[0, :n], line[1, :n]
         beta, alpha = passes.part(beta_, begin, end), passes.part(alpha_, begin, end)
         rho = passes.part(rho_, begin, end)
-        _load(state, present, begin, rows[0], n)
-        for t in range(spikes.shape[0]):
+        _load(state, present, begin, rows[turns * (since % 2)], n)
+        for t in range(since, until):
             old, now = rows[turns * (t % 2)], rows[turns * ((t + 1) % 2)]
             if t and t % every == 0 and checkpoints.shape[0]:
                 _store(old, present, checkpoints[t // every - 1], begin, n)
@@ -90,22 +90,25 @@ def _forward(
                 passes.fire(now[U, :n], theta, spikes[t, begin:end], one)
             if potentials.shape[0]:
                 passes.copy(now[U, :n], potentials[t, begin:end])
-        _store(rows[turns * (spikes.shape[0] % 2)], present, last, begin, n)
+        _store(rows[turns * (until % 2)], present, last, begin, n)
 
 
 @njit(**passes.COMPILE)
 def _backward(
-    start, stop, x, stride, state, present, beta_, alpha_, rho_, theta, b, zero, subtract, hold, detached, kind, shape,
-    checkpoints, every, gs, gs_stride, gu, gu_stride, last, last_present, gx, first, first_present, learned, steps,
+    start, stop, since, until, last, last_present, x, stride, state, present, beta_, alpha_, rho_, theta, b, zero,
+    subtract, hold, detached, kind, shape, checkpoints, every, memory, gs, gs_stride, gu, gu_stride, gx, first,
+    first_present, learned, steps,
 ):  # fmt: skip
     synapse, adaptive = I in present, A in present
     explicit = R in present or not detached  # a plain LIF with detached reset takes fewer passes
     derived = explicit and R not in present
-    constant = gx.shape[0] < steps
+    constant = gx.shape[0] < steps and len(memory) == 0
     nil, one = state.dtype.type(0), state.dtype.type(1)
     width, most = min(WIDTH, stop - start), min(every, steps)
-    past = np.zeros((most + 1, 5 if explicit or synapse else 1, width), state.dtype)  # the states of a segment
-    adjoint, line = np.zeros((4, width), state.dtype), np.zeros((8, width), state.dtype)
+    # the states of a segment: here, or where the steps are called one by one in `memory`, each block in a part of it
+    fields, kept = 5 if explicit or synapse else 1, len(memory) > 0
+    states = memory if kept else np.empty((most + 1) * fields * width, state.dtype)
+    adjoint, line = np.empty((4, width), state.dtype), np.empty((8, width), state.dtype)
     for begin in range(start, stop, width):
         end = min(begin + width, stop)
         n = end - begin
@@ -118,25 +121,29 @@ def _backward(
         total[:] = nil
         gs_row[:] = nil
         _load(last, last_present, begin, adjoint, n)
-        for segment in range((steps - 1) // every, -1, -1):
+        base = begin if kept else 0
+        past = states[(most + 1) * fields * base : (most + 1) * fields * (base + n)].reshape((most + 1, fields, n))
+        for segment in range((until - 1) // every, since // every - 1, -1):
             t0, t1 = segment * every, min((segment + 1) * every, steps)
-            if segment:
-                _load(checkpoints[segment - 1], present, begin, past[0], n)
-            else:
-                _load(state, present, begin, past[0], n)
-            if derived:
-                passes.fire(past[0, U, :n], theta, past[0, R, :n], one)
-            for t in range(t0, t1):  # the states once more
-                old, now = past[t - t0], past[t - t0 + 1]
-                if explicit or synapse:
-                    for f in range(past.shape[1]):
-                        passes.copy(old[f, :n], now[f, :n])
-                current = passes.row(x[t * stride + begin : t * stride + end], v)
-                _advance(
-                    old, now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive,
-                    explicit, n,
-                )  # fmt: skip
-            for t in range(t1 - 1, t0 - 1, -1):  # and back in time
+            if until >= t1:  # not in the middle of a segment: its states once more
+                past[0, :, :] = nil
+                if segment:
+                    _load(checkpoints[segment - 1], present, begin, past[0], n)
+                else:
+                    _load(state, present, begin, past[0], n)
+                if derived:
+                    passes.fire(past[0, U, :n], theta, past[0, R, :n], one)
+                for t in range(t0, t1):
+                    old, now = past[t - t0], past[t - t0 + 1]
+                    if explicit or synapse:
+                        for f in range(past.shape[1]):
+                            passes.copy(old[f, :n], now[f, :n])
+                    current = passes.row(x[t * stride + begin : t * stride + end], v)
+                    _advance(
+                        old, now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive,
+                        explicit, n,
+                    )  # fmt: skip
+            for t in range(min(until, t1) - 1, max(since, t0) - 1, -1):  # and back in time
                 old, now = past[t - t0], past[t - t0 + 1]
                 before, g = old[U, :n], gs_row
                 if len(gs):
@@ -148,7 +155,7 @@ def _backward(
                     passes.surrogate(kind, shape, v, nil, q, live, psi)
                 elif explicit:
                     passes.surrogate(kind, shape, now[U, :n], theta, q, live, psi)
-                destination = gx[0 if constant else t, begin:end]
+                destination = gx[t % gx.shape[0], begin:end]
                 wanted = gx_row if constant else passes.target(destination, gx_row)
                 out = live if synapse else wanted
                 if explicit:
@@ -271,90 +278,32 @@ _first_process = os.getpid()
 
 def _run(serial: Any, parallel: Any, steps: int, n: int, *arguments: Any) -> None:
     """Share the neurons among as many threads as torch uses, and leave torch's setting as it was."""
+    _share(serial, parallel, steps, n)(*arguments)
+
+
+def _share(serial: Any, parallel: Any, steps: int, n: int) -> Callable[..., None]:
+    """The same as a function of the arguments, for many calls of `steps` steps each."""
     threads = torch.get_num_threads()
     # A forked child of a process that used OpenMP may not use it again. Otherwise small work takes the parallel code
     # too, on one thread: the compiler's time is spent once.
     if threads == 1 or os.getpid() != _first_process:
-        serial(0, n, *arguments)
-        return
-    parts = max(1, min(threads, numba.config.NUMBA_NUM_THREADS, steps * n // GRAIN))  # type: ignore[attr-defined]
-    chunk = (-(-n // parts) + 15) // 16 * 16  # whole cache lines
-    with _LOCK:
-        # the same team always, if only one of it has work: OpenMP would end and start threads when its size changes
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-        parallel(-(-n // chunk), chunk, n, *arguments)
-    if torch.get_num_threads() != threads:  # numba's first parallel call sets OpenMP's number, which is torch's
-        torch.set_num_threads(threads)
+        return lambda *arguments: serial(0, n, *arguments)
+    team = min(threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    chunk = (-(-n // max(1, min(team, steps * n // GRAIN))) + 15) // 16 * 16  # whole cache lines
+    parts = -(-n // chunk)
+
+    def run(*arguments: Any) -> None:
+        with _LOCK:
+            # the same team always, if only one of it has work: OpenMP would end and start threads when its size changes
+            numba.set_num_threads(team)
+            parallel(parts, chunk, n, *arguments)
+        if torch.get_num_threads() != threads:  # numba's first parallel call sets OpenMP's number, which is torch's
+            torch.set_num_threads(threads)
+
+    return run
 
 
-# ---- torch's tensors as numba's arguments
-
-
-def _array(v: Tensor | None, like: Tensor, dtype: torch.dtype | None = None) -> Any:
-    """A tensor's memory as an array; an empty one of `like`'s type for None."""
-    if v is None:
-        return np.empty(0, _numpy(dtype or like.dtype))
-    if v.dtype == torch.bfloat16:
-        v = v.view(torch.uint16)
-    return v.detach().numpy()
-
-
-def _sequence(v: Tensor | None, like: Tensor) -> tuple[Any, int]:
-    """A sequence (T, N) of strides (any, 1) as one row of memory, and its time stride."""
-    if v is None:
-        return _array(None, like), 0
-    steps, n = v.shape
-    stride = v.stride(0) if steps > 1 else 0
-    return _array(v.as_strided(((steps - 1) * stride + n,), (1,)), like), stride
-
-
-def _numpy(dtype: torch.dtype) -> Any:
-    return {torch.float64: np.float64, torch.bfloat16: np.uint16, torch.int32: np.int32}.get(dtype, np.float32)
-
-
-def _decays(decays: Decays, state: Tensor) -> tuple[Any, ...]:
-    """All three as numbers, or all three as arrays, so that few signatures are compiled."""
-    number = _numpy(state.dtype)
-    values = [0.0 if d is None else d.item() if isinstance(d, Tensor) and d.ndim == 0 else d for d in decays]
-    if not any(isinstance(d, Tensor) for d in values):
-        return tuple(number(d) for d in values)
-    return tuple(
-        d.detach().to(state.dtype).numpy() if isinstance(d, Tensor) else np.full(state.shape, d, number) for d in values
-    )
-
-
-def _rows(state: State, u: Tensor) -> tuple[Any, Any]:
-    """A state's fields as the rows of one array, and which fields they are."""
-    present = _positions(tuple(f for f, v in enumerate(state) if v is not None))
-    fields = [v if v.dtype == u.dtype else v.to(u.dtype) for v in state if v is not None]
-    if len(fields) == 1:
-        return fields[0][None].detach().numpy(), present  # the common case, without a copy
-    rows = torch.stack(fields) if fields else u.new_empty((0, u.numel()))
-    return rows.detach().numpy(), present
-
-
-@lru_cache
-def _positions(present: tuple[int, ...]) -> Any:
-    return np.array(present, np.int64)
-
-
-def _write(rows: Any, state: State) -> None:
-    """What the kernel wrote into rows made by `_rows`, back to the state's fields."""
-    fields = [v for v in state if v is not None]
-    if len(fields) > 1:
-        for row, field in zip(rows, fields, strict=True):
-            field.copy_(torch.from_numpy(row))
-
-
-def _numbers(m: Membrane, u: Tensor) -> tuple[Any, ...]:
-    """theta, b, zero, subtract, refractory - 1."""
-    number = _numpy(u.dtype)
-    hold = number(max(m.refractory - 1, 0))
-    return number(m.threshold), number(m.adaptation), m.reset == "zero", m.reset == "subtract", hold
-
-
-def _one(x: Tensor) -> Any:
-    return np.uint16(0x3F80) if x.dtype == torch.bfloat16 else _numpy(x.dtype)(1)
+# ---- the functions of a backend
 
 
 def forward(
@@ -367,15 +316,37 @@ def forward(
     checkpoints: Tensor | None,
     last: State,
 ) -> None:
+    forward_steps(x, state, decays, m, spikes, checkpoints, SEGMENT, last, potentials, spikes.shape[0])(0)
+
+
+def forward_steps(
+    x: Tensor,
+    state: State,
+    decays: Decays,
+    m: Membrane,
+    spikes: Tensor,
+    checkpoints: Tensor | None,
+    every: int,
+    last: State,
+    potentials: Tensor | None = None,
+    count: int = 1,
+) -> Callable[[int], None]:
+    """... in calls of `count` steps. All is converted here, once: that can take longer than a step."""
     assert state.u is not None
     u, (steps, n) = state.u, spikes.shape
-    end, _ = _rows(last, u)
-    _run(
-        _forward, _forward_parallel, steps, n,
-        *_sequence(x, u), *_rows(state, u), *_decays(decays, u), *_numbers(m, u),
-        _array(spikes, u), _one(x), _matrix(potentials, u), _checkpoints(checkpoints, u), SEGMENT, end,
+    (start, present), (end, _) = arrays.rows(state, u), arrays.rows(last, u)
+    call = _share(_forward, _forward_parallel, count, n)
+    others = (
+        *arrays.sequence(x, u), present, *arrays.factors(decays, u), *arrays.numbers(m, u), arrays.array(spikes, u),
+        arrays.one(x), arrays.matrix(potentials, u), arrays.blocks(checkpoints, u), every, end,
     )  # fmt: skip
-    _write(end, last)
+
+    def run(t: int) -> None:
+        call(t, t + count, end if t else start, *others)
+        if t + count == steps:
+            arrays.write(end, last)
+
+    return run
 
 
 def backward(
@@ -391,34 +362,66 @@ def backward(
     grad_state: State,
     grad_decays: Decays,
 ) -> None:
-    assert state.u is not None
-    u, given = state.u, grad_potentials if grad_spikes is None else grad_spikes
+    given = grad_potentials if grad_spikes is None else grad_spikes
     assert given is not None
-    steps, n = given.shape
-    shape = np.zeros(4, _numpy(u.dtype))
+    backward_steps(
+        x, state, decays, m, checkpoints, SEGMENT, grad_spikes, grad_last, grad_x, grad_state, grad_decays,
+        grad_potentials, given.shape[0],
+    )(0)  # fmt: skip
+
+
+def backward_steps(
+    x: Tensor,
+    state: State,
+    decays: Decays,
+    m: Membrane,
+    checkpoints: Tensor | None,
+    every: int,
+    grad_spikes: Tensor | None,
+    grad_last: State,
+    grad_x: Tensor,
+    grad_state: State,
+    grad_decays: Decays,
+    grad_potentials: Tensor | None = None,
+    count: int = 1,
+) -> Callable[[int], None]:
+    """... in calls of `count` steps, from the last one back."""
+    assert state.u is not None
+    u, (steps, n) = state.u, x.shape
+    shape = np.zeros(4, arrays.number_type(u.dtype))
     shape[: len(m.shape)] = m.shape
-    asked = [d for d in grad_decays if isinstance(d, Tensor)]
-    learned = torch.zeros((3, n), dtype=u.dtype) if asked else None
-    start, start_present = _rows(grad_state, u)
-    _run(
-        _backward, _backward_parallel, steps, n,
-        *_sequence(x, u), *_rows(state, u), *_decays(decays, u), *_numbers(m, u), m.detach_reset,
-        passes.SURROGATES.index(m.surrogate), shape, _checkpoints(checkpoints, u), SEGMENT,
-        *_sequence(grad_spikes, x), *_sequence(grad_potentials, u), *_rows(grad_last, u),
-        _array(grad_x, u), start, start_present, _matrix(learned, u), steps,
+    wanted = [d for d in grad_decays if isinstance(d, Tensor)]
+    learned = torch.zeros((3, n), dtype=u.dtype) if wanted else None
+    carried, given = arrays.rows(grad_state, u), arrays.rows(grad_last, u)
+    # a segment's states, between the calls: what `_backward` calls `past`
+    fields = 1 if m.detach_reset and state.r is None and state.i is None else 5
+    memory = u.new_empty((min(every, steps) + 1) * fields * n if count < steps else 0)
+    call = _share(_backward, _backward_parallel, count, n)
+    others = (
+        *arrays.sequence(x, u), *arrays.rows(state, u), *arrays.factors(decays, u), *arrays.numbers(m, u),
+        m.detach_reset, passes.SURROGATES.index(m.surrogate), shape, arrays.blocks(checkpoints, u), every,
+        arrays.array(memory, u), *arrays.sequence(grad_spikes, x), *arrays.sequence(grad_potentials, u),
+        arrays.array(grad_x, u), *carried, arrays.matrix(learned, u), steps,
     )  # fmt: skip
-    _write(start, grad_state)
-    if learned is not None:
-        for gradient, total in zip(grad_decays, learned, strict=True):
-            if isinstance(gradient, Tensor):
+
+    def run(t: int) -> None:
+        call(t, t + count, *(given if t + count == steps else carried), *others)
+        if t:
+            return
+        arrays.write(carried[0], grad_state)
+        for gradient, total in zip(grad_decays, (None,) * 3 if learned is None else learned, strict=True):
+            if isinstance(gradient, Tensor) and total is not None:
                 gradient.copy_(total)
+
+    return run
 
 
 def leaky_forward(x: Tensor, u: Tensor, beta: Tensor | float, potentials: Tensor) -> None:
-    beta_ = _decays(Decays(beta), u)[0]
+    beta_ = arrays.factors(Decays(beta), u)[0]
     _run(
-        _integrate, _integrate_parallel, *potentials.shape, *_sequence(x, u), _array(u, u), beta_, _array(potentials, u)
-    )
+        _integrate, _integrate_parallel, *potentials.shape,
+        *arrays.sequence(x, u), arrays.array(u, u), beta_, arrays.array(potentials, u),
+    )  # fmt: skip
 
 
 def leaky_backward(
@@ -434,14 +437,6 @@ def leaky_backward(
         grad_beta.zero_()
     _run(
         _integrate_back, _integrate_back_parallel, *grad.shape,
-        *_sequence(grad, u), grad.shape[0], _array(u, u), _decays(Decays(beta), u)[0], _matrix(potentials, u),
-        _array(grad_x, u), _array(grad_u, u), _array(grad_beta, u),
+        *arrays.sequence(grad, u), grad.shape[0], arrays.array(u, u), arrays.factors(Decays(beta), u)[0],
+        arrays.matrix(potentials, u), arrays.array(grad_x, u), arrays.array(grad_u, u), arrays.array(grad_beta, u),
     )  # fmt: skip
-
-
-def _matrix(v: Tensor | None, u: Tensor) -> Any:
-    return np.empty((0, 0), _numpy(u.dtype)) if v is None else v.detach().numpy()
-
-
-def _checkpoints(v: Tensor | None, u: Tensor) -> Any:
-    return np.empty((0, 0, 0), _numpy(u.dtype)) if v is None else v.detach().numpy()

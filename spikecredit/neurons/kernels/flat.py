@@ -1,7 +1,7 @@
 """What a fast backend is given: the neuron's numbers, its state, and every tensor flat, one row of N neurons a step.
 
-A backend is a module with the four functions `forward`, `backward`, `leaky_forward` and `leaky_backward`, whose
-arguments are those of `Backend` here. It allocates nothing that outlives the call: it writes into what it is given.
+A backend is a module with the six functions of `Backend` here. It allocates nothing that outlives the call, or the
+function that the call returns: it writes into what it is given.
 `kernels/ops.py` flattens, allocates and registers; the backends know no shapes, layouts or autograd.
 
 The equations are those of `reference.py`, in this order at every step, with i the synaptic current (x itself without a
@@ -19,6 +19,7 @@ Products and sums are rounded one by one (no fused multiply-add), so that spikes
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -77,7 +78,7 @@ class Decays(NamedTuple):
 
 
 class Backend(Protocol):
-    """The four functions of a backend."""
+    """The functions of a backend."""
 
     def forward(
         self,
@@ -101,6 +102,21 @@ class Backend(Protocol):
                 gradient; entry c is written with the state before step (c + 1) K. Its F rows are u, then i if there is
                 a synapse, then a (if there is adaptation), r and wait (as a float, if there is a refractory period).
             last: the state after the last step; every field that `state` has is written.
+        """
+
+    def forward_steps(
+        self,
+        x: Tensor,
+        state: State,
+        decays: Decays,
+        m: Membrane,
+        spikes: Tensor,
+        checkpoints: Tensor | None,
+        every: int,
+        last: State,
+    ) -> Callable[[int], None]:
+        """`forward` with checkpoints at every `every`-th step, as a function that runs step t: to be called for
+        t = 0 ... T - 1, each time after x[t] was written. `last` holds what it likes until step T - 1 was run.
         """
 
     def backward(
@@ -143,6 +159,25 @@ class Backend(Protocol):
             grad_state: gradient of the first state; the fields that are not None are written. r may be asked of a plain
                 LIF too (state.r None) when its reset is not detached: the caller turns it into a gradient of u.
             grad_decays: written where not None.
+        """
+
+    def backward_steps(
+        self,
+        x: Tensor,
+        state: State,
+        decays: Decays,
+        m: Membrane,
+        checkpoints: Tensor | None,
+        every: int,
+        grad_spikes: Tensor,
+        grad_last: State,
+        grad_x: Tensor,
+        grad_state: State,
+        grad_decays: Decays,
+    ) -> Callable[[int], None]:
+        """`backward` after `forward_steps`, as a function that goes back over step t: to be called for t = T - 1 ... 0,
+        each time after grad_spikes[t] was written; row t mod L of grad_x, which is (L, N), is then there. grad_state
+        has every field of `state`, and r if the reset is not detached; it holds what it likes until step 0.
         """
 
     def leaky_forward(self, x: Tensor, u: Tensor, beta: Tensor | float, potentials: Tensor) -> None:

@@ -2,7 +2,8 @@
 
 One autograd node for the whole sequence: each step is one matrix product and one call of the backend's kernel, and the
 gradient of V is one matrix product over all steps instead of a sum over T small ones. The error returns through B (V
-itself under backprop). It waits for nothing on the host, so that a CUDA graph can capture it.
+itself under backprop). It keeps I and s, and a state every few steps: fresh memory costs more time than the states in
+between, computed again. It waits for nothing on the host, so that a CUDA graph can capture it.
 """
 
 from typing import Any
@@ -11,15 +12,16 @@ import torch
 from torch import Tensor
 
 from spikecredit.neurons.kernels import backends
-from spikecredit.neurons.kernels.flat import Decays, Membrane, State
+from spikecredit.neurons.kernels.flat import Decays, Membrane, State, flat, flat_sequence
 from spikecredit.neurons.kernels.operator import operator
 from spikecredit.neurons.kernels.ops import add_reset_gradient, flat_arguments
 from spikecredit.neurons.kernels.reference import ALIFParameters, LIFParameters
 from spikecredit.neurons.kernels.sequence import operands
 from spikecredit.neurons.neuron import state_dtype
 
-Nine = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-FIELDS = 4  # u, i, a, r: the float fields of a state
+Eight = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+SEGMENT = 16
+"""K: the state before every K-th step is kept. Smaller than a whole sequence's, as a segment's states are in memory."""
 
 
 def recurrent_sequence(
@@ -51,21 +53,14 @@ def recurrent_sequence(
     return out, State(*(None if before is None else after for before, after in zip(state, last, strict=True)))
 
 
-def _memory(x: Tensor, steps: int, state: State, rows: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Spikes, the last state's fields, and states before `rows` steps, (rows, fields, B N) and (rows, B N) int32."""
-    dtype, n = state_dtype(x), x.shape[1] * x.shape[2]
-    last = [x.new_empty(0, dtype=dtype) if v is None else v.new_empty(v.shape) for v in state]
-    past = [
-        torch.empty((rows, FIELDS, n), dtype=dtype, device=x.device),
-        torch.empty((rows, n if state.wait is not None else 0), dtype=torch.int32, device=x.device),
-    ]
-    return x.new_empty((steps, *x.shape[1:])), last, past
-
-
-def _at(past: Tensor, waits: Tensor, t: int, like: State) -> State:
-    """The state before step t, with the fields of `like`."""
-    fields = [None if v is None else past[t, f] for f, v in enumerate(like[:FIELDS])]
-    return State(*fields, wait=None if like.wait is None else waits[t])  # type: ignore[misc]
+def _outputs(x: Tensor, steps: int, state: State, keep: bool) -> Eight:
+    """Memory for spikes, the last u, i, a, r, wait, currents (all of them to `keep`, else one step's), checkpoints."""
+    dtype, shape = state_dtype(x), x.shape[1:]
+    last = (x.new_empty(0 if v is None else shape, dtype=torch.int32 if k == 4 else dtype) for k, v in enumerate(state))
+    count = (steps - 1) // SEGMENT if keep else 0
+    fields = sum(v is not None for v in state) + (state.r is None and state.wait is not None)  # that one's r is derived
+    checkpoints = x.new_empty((count, fields, shape.numel()), dtype=dtype)
+    return x.new_empty((steps, *shape)), *last, x.new_empty((steps if keep else 1, *shape)), checkpoints  # type: ignore[return-value]
 
 
 def _recurrent(
@@ -92,45 +87,38 @@ def _recurrent(
     detach_reset: bool,
     keep: bool,
     backend: str,
-) -> Nine:
-    """Spikes, last u, i, a, r, wait, and for the backward pass the currents I and the states before each step."""
+) -> Eight:
+    """Spikes, last u, i, a, r, wait, and for the backward pass the currents I and checkpoints."""
     state = State(u, i, a, r, wait)
-    rows = steps if keep else 1
-    out, last, (past, waits) = _memory(x, steps, state, rows + 1)
-    currents = x.new_empty((rows, *x.shape[1:]))
+    outputs = _outputs(x, steps, state, keep)
     if x.numel() == 0:
-        return out, *last, currents, past, waits  # type: ignore[return-value]
-    _, x_, now, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold)
+        return outputs
+    out, *last, currents, checkpoints = outputs
+    strides, _, now, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold)
     m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
-    forward, before, flat_out = backends.module(backend).forward, spikes, out.flatten(1)
-    for field, first in zip((*past[0], waits[0]), now, strict=True):
-        if first is not None:
-            field.copy_(first)
-    for t in range(steps):
-        row, following = (t, t + 1) if keep else (t % 2, (t + 1) % 2)
-        current = currents[t if keep else 0]
-        torch.addmm(x_[t].view(current.shape), before, weight.t(), out=current)
-        forward(
-            current.view(1, -1), _at(past, waits, row, now), decays, m, flat_out[t : t + 1], None, None,
-            _at(past, waits, following, now),
-        )  # fmt: skip
-        before = out[t]
-    end = _at(past, waits, steps if keep else steps % 2, now)
-    for target, source in zip(last, end, strict=True):
-        if source is not None and target.numel():
-            target.copy_(source.view(target.shape))
-    return out, *last, currents, past, waits  # type: ignore[return-value]
+    ends = [None if v is None else flat(end, strides) for v, end in zip(state, last, strict=True)]
+    if r is None and now.r is not None:
+        ends[3] = torch.empty_like(now.r)  # written, and not handed out
+    run = backends.module(backend).forward_steps(
+        flat_sequence(currents, strides, steps), now, decays, m, flat_sequence(out, strides, steps),
+        checkpoints if checkpoints.shape[0] else None, SEGMENT, State(*ends),
+    )  # fmt: skip
+    inputs, totals = (v.expand(steps, *x.shape[1:]).unbind() for v in (x.detach(), currents))
+    before, transposed = spikes, weight.t()
+    for t, (given, total, s) in enumerate(zip(inputs, totals, out.unbind(), strict=True)):
+        torch.addmm(given, before, transposed, out=total)
+        run(t)
+        before = s
+    return outputs
 
 
 def _recurrent_fake(x, steps, spikes, weight, feedback, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
       threshold, adaptation, reset, refractory, surrogate, shape, detach_reset, keep, backend):  # fmt: skip
-    rows = steps if keep else 1
-    out, last, (past, waits) = _memory(x, steps, State(u, i, a, r, wait), rows + 1)
-    return out, *last, x.new_empty((rows, *x.shape[1:])), past, waits
+    return _outputs(x, steps, State(u, i, a, r, wait), keep)
 
 
 def _recurrent_backward(
-    x: Tensor,
+    constant: bool,
     steps: int,
     spikes: Tensor,
     weight: Tensor,
@@ -154,8 +142,7 @@ def _recurrent_backward(
     backend: str,
     out: Tensor,
     currents: Tensor,
-    past: Tensor,
-    waits: Tensor,
+    checkpoints: Tensor,
     grad: Tensor | None,
     grad_u: Tensor | None,
     grad_i: Tensor | None,
@@ -163,99 +150,109 @@ def _recurrent_backward(
     grad_r: Tensor | None,
     learned: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, spikes, weight, u, i, a, r, beta, alpha, rho; empty where there is none."""
+    """Gradients of x, spikes, weight, u, i, a, r, beta, alpha, rho; empty where there is none. constant: x stands for
+    `steps` equal ones."""
     state = State(u, i, a, r, wait)
-    results = _gradients(x, spikes, weight, state, (beta, alpha, rho), learned)
-    if x.numel() == 0:
+    results = _gradients(constant, spikes, weight, currents, state, (beta, alpha, rho), learned)
+    if currents.numel() == 0:
         return tuple(v.zero_() for v in results)  # type: ignore[return-value]
     g_x, g_spikes, g_weight, *g_state = results[:7]
-    g_decays = results[7:]
-    _, _, now, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold)
+    strides, currents_, now, decays = flat_arguments(currents, steps, state, (beta, alpha, rho), numbers, threshold)
     m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
     assert now.u is not None
-    n, dtype = now.u.numel(), now.u.dtype
     derived = r is None and not detach_reset and reset != "none"
-    asked = [True, i is not None, a is not None, derived or now.r is not None]
-    after = State(*(None if v is None else v.reshape(-1).to(dtype) for v in (grad_u, grad_i, grad_a, grad_r)))
-    spare = [torch.empty((FIELDS, n), dtype=dtype, device=x.device) for _ in range(2)]
-    step_factors = Decays(*(torch.empty_like(now.u) if wanted else None for wanted in learned))
-    totals = [torch.zeros_like(now.u) if wanted else None for wanted in learned]
-    errors, back = x.new_empty((steps, *x.shape[1:])), weight if feedback is None else feedback
-    silent = not back.numel()
-    backward = backends.module(backend).backward
-    heard = torch.empty_like(errors[0])  # the error of s[t] from those who hear it
+    first = State(*(flat(g, strides) if g.numel() else None for g in g_state))
+    if r is None and (derived or now.r is not None):
+        first = first._replace(r=torch.empty_like(now.u))
+    after = (None if v is None else flat(v.to(now.u.dtype), strides) for v in (grad_u, grad_i, grad_a, grad_r))
+    factors = Decays(*(torch.empty_like(now.u) if wanted else None for wanted in learned))
+    # a constant input's errors are only summed: one segment's, written over by the next, spare the memory of all
+    errors = currents.new_empty((min(SEGMENT, steps), *currents.shape[1:])) if constant else g_x
+    heard = currents.new_empty(currents.shape[1:])  # the error of s[t] from those who hear it
+    run = backends.module(backend).backward_steps(
+        currents_, now, decays, m, checkpoints if checkpoints.shape[0] else None, SEGMENT,
+        flat_sequence(heard[None], strides, steps), State(*after), errors.flatten(1), first, factors,
+    )  # fmt: skip
+    back, rows = weight if feedback is None else feedback, errors.unbind()
+    above = None if grad is None else grad.to(heard.dtype).unbind()
+    sum_x, sum_weight = (torch.zeros_like(v, dtype=now.u.dtype) for v in (g_x[0], g_weight))
+    if above is None:
+        heard.zero_()
+    else:
+        heard.copy_(above[-1])
     for t in range(steps - 1, -1, -1):
-        if t == steps - 1 or silent:
-            heard = torch.zeros_like(heard) if grad is None else grad[t].to(x.dtype).contiguous()
-        elif grad is None:
-            torch.mm(errors[t + 1], back, out=heard)
+        run(t)
+        error = rows[t % len(rows)]
+        if not back.numel():  # no error travels along V
+            if t and above is not None:
+                heard.copy_(above[t - 1])
+            elif t == 0:
+                g_spikes.zero_()
+        elif t and above is not None:
+            torch.addmm(above[t - 1], error, back, out=heard)
         else:
-            heard = torch.addmm(grad[t].to(x.dtype), errors[t + 1], back)
-        before = _at(past, waits, t, now)
-        rows = spare[t % 2]
-        first = State(*(rows[f] if wanted else None for f, wanted in enumerate(asked)))
-        backward(
-            currents[t].view(1, -1), before, decays, m, None, heard.view(1, -1), None, after,
-            errors[t].view(1, -1), first, step_factors,
-        )  # fmt: skip
-        if derived and (t == 0 or now.r is None):
-            add_reset_gradient(first, before, threshold, surrogate, shape)
-        for total, part in zip(totals, step_factors, strict=True):
-            if total is not None:
-                total.add_(part)  # type: ignore[arg-type]
-        after = first._replace(r=None) if now.r is None else first  # a plain LIF's has become a gradient of u
-    if silent:
-        g_spikes.zero_()
-    else:
-        torch.mm(errors[0], back, out=g_spikes)
-    torch.mm(errors[0].t(), spikes, out=g_weight)
-    if steps > 1:
-        g_weight.addmm_(errors[1:].flatten(0, 1).t(), out[:-1].flatten(0, 1))
-    if g_x.shape[0] == steps:
-        g_x.copy_(errors)
-    else:
-        torch.sum(errors, 0, keepdim=True, out=g_x)
-    for target, source in zip(g_state, after[:FIELDS], strict=True):
-        if target.numel() and source is not None:
-            target.copy_(source.view(target.shape))
-    for result, total in zip(g_decays, totals, strict=True):
-        if total is not None:
-            result.copy_(total.view(x.shape[1:]).sum_to_size(result.shape))
+            torch.mm(error, back, out=heard if t else g_spikes)
+        if t % SEGMENT == 0:
+            stop = min(t + SEGMENT, steps)
+            segment = errors[: stop - t] if constant else errors[t:stop]
+            if constant:
+                sum_x.add_(segment.sum(0, dtype=sum_x.dtype))
+            if t == 0:
+                sum_weight.add_(torch.mm(error.t(), spikes))
+                segment = segment[1:]
+            heard_by = out[max(t, 1) - 1 : stop - 1]
+            sum_weight.add_(torch.mm(segment.flatten(0, 1).t(), heard_by.flatten(0, 1)))
+    g_weight.copy_(sum_weight)
+    if constant:
+        g_x[0].copy_(sum_x)
+    if derived:
+        add_reset_gradient(first, now, threshold, surrogate, shape)
+    for result, total in zip(results[7:], factors, strict=True):
+        if isinstance(total, Tensor):
+            result.copy_(total.view(currents.shape[1:]).sum_to_size(result.shape))
     return results
 
 
 def _gradients(
-    x: Tensor, spikes: Tensor, weight: Tensor, state: State, factors: tuple[Tensor | None, ...], learned: list[bool]
+    constant: bool,
+    spikes: Tensor,
+    weight: Tensor,
+    currents: Tensor,
+    state: State,
+    factors: tuple[Tensor | None, ...],
+    learned: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    fields = [x.new_empty(0) if v is None else v.new_empty(v.shape) for v in state[:FIELDS]]
+    steps, *shape = currents.shape
+    fields = [currents.new_empty(0 if v is None else shape, dtype=state_dtype(currents)) for v in state[:4]]
     decays = [
-        torch.empty_like(v) if v is not None and wanted else x.new_empty(0)
+        torch.empty_like(v) if v is not None and wanted else currents.new_empty(0)
         for v, wanted in zip(factors, learned, strict=True)
     ]
-    return (x.new_empty(x.shape), torch.empty_like(spikes), torch.empty_like(weight), *fields, *decays)  # type: ignore[return-value]
+    g_x = currents.new_empty((1 if constant else steps, *shape))
+    return (g_x, torch.empty_like(spikes), torch.empty_like(weight), *fields, *decays)  # type: ignore[return-value]
 
 
-def _recurrent_backward_fake(x, steps, spikes, weight, feedback, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
-      threshold, adaptation, reset, refractory, surrogate, shape, detach_reset, backend,
-      out, currents, past, waits, grad, grad_u, grad_i, grad_a, grad_r, learned):  # fmt: skip
-    return _gradients(x, spikes, weight, State(u, i, a, r, wait), (beta, alpha, rho), learned)
+def _recurrent_backward_fake(constant, steps, spikes, weight, feedback, u, i, a, r, wait, beta, alpha, rho,  # type: ignore[no-untyped-def]
+      numbers, threshold, adaptation, reset, refractory, surrogate, shape, detach_reset, backend,
+      out, currents, checkpoints, grad, grad_u, grad_i, grad_a, grad_r, learned):  # fmt: skip
+    return _gradients(constant, spikes, weight, currents, State(u, i, a, r, wait), (beta, alpha, rho), learned)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Nine) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Eight) -> None:
     x, steps, *tensors = inputs[:13]
-    out, *_, currents, past, waits = output
-    ctx.save_for_backward(x, *tensors, out, currents, past, waits)
-    ctx.steps, ctx.numbers, ctx.backend = steps, inputs[13:-2], inputs[-1]
+    out, *_, currents, checkpoints = output
+    ctx.save_for_backward(*tensors, out, currents, checkpoints)  # not x, whose memory is another sequence's
+    ctx.steps, ctx.constant, ctx.numbers, ctx.backend = steps, bool(x.shape[0] != steps), inputs[13:-2], inputs[-1]
     ctx.mark_non_differentiable(*output[5:])
     ctx.set_materialize_grads(False)
 
 
 def _hand_back(ctx: Any, backward: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, *tensors, out, currents, past, waits = ctx.saved_tensors
+    *tensors, out, currents, checkpoints = ctx.saved_tensors
     needs = ctx.needs_input_grad
     learned = [bool(needed) for needed in needs[10:13]]
     g_x, g_spikes, g_weight, *rest = backward(
-        x, ctx.steps, *tensors, *ctx.numbers, ctx.backend, out, currents, past, waits, *grads[:5], learned
+        ctx.constant, ctx.steps, *tensors, *ctx.numbers, ctx.backend, out, currents, checkpoints, *grads[:5], learned
     )
     if ctx.numbers[-1]:
         rest[3] = None  # a detached reset hands nothing back

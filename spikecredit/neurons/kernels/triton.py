@@ -5,6 +5,7 @@ Memory traffic per element in float32: forwards x and s, backwards x, grad_s and
 """
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
@@ -49,11 +50,12 @@ def forward(
     potentials: Tensor | None,
     checkpoints: Tensor | None,
     last: State,
+    every: int | None = None,
 ) -> None:
     steps, n = spikes.shape
     if n == 0:
         return
-    k, block = _steps_at_once(steps), _block(n, state)
+    k, block = every or _steps_at_once(steps), _block(n, state)
     numbers, kinds = _decays(decays)
     with _on(x):
         forward_kernel[(triton.cdiv(n, block),)](
@@ -61,6 +63,26 @@ def forward(
             m.refractory, steps, n, x.stride(0), *kinds, m.reset, k, steps % k != 0, x.stride(0) == 0, block,
             **OPTIONS,
         )  # fmt: skip
+
+
+def forward_steps(
+    x: Tensor,
+    state: State,
+    decays: Decays,
+    m: Membrane,
+    spikes: Tensor,
+    checkpoints: Tensor | None,
+    every: int,
+    last: State,
+) -> Callable[[int], None]:
+    def run(t: int) -> None:
+        before = last if t else state
+        if checkpoints is not None and t and t % every == 0:
+            for row, field in zip(checkpoints[t // every - 1], _present(before), strict=True):
+                row.copy_(field)
+        forward(x[t : t + 1], before, decays, m, spikes[t : t + 1], None, None, last)
+
+    return run
 
 
 def backward(
@@ -98,6 +120,57 @@ def backward(
             x.stride(0), _stride(grad_spikes), _stride(grad_potentials), *kinds, m.reset, m.surrogate,
             not m.detach_reset, k, steps % k != 0, grad_x.shape[0] == 1, block, **OPTIONS,
         )  # fmt: skip
+
+
+def backward_steps(
+    x: Tensor,
+    state: State,
+    decays: Decays,
+    m: Membrane,
+    checkpoints: Tensor | None,
+    every: int,
+    grad_spikes: Tensor,
+    grad_last: State,
+    grad_x: Tensor,
+    grad_state: State,
+    grad_decays: Decays,
+) -> Callable[[int], None]:
+    assert state.u is not None
+    (steps, n), fields = x.shape, _present(state)
+    most = min(every, steps)
+    past = state.u.new_empty((most, len(fields), n))  # before each step of a segment
+    spikes, end = x.new_empty((most, n)), State(*(None if v is None else torch.empty_like(v) for v in state))
+    totals = Decays(*(torch.zeros_like(g) if isinstance(g, Tensor) else None for g in grad_decays))
+
+    def at(rows: Tensor) -> State:
+        given = iter(rows)
+        u, i, a, r, wait = (None if v is None else next(given) for v in state)
+        return State(u, i, a, r, None if wait is None else wait.to(torch.int32))
+
+    def run(t: int) -> None:
+        k = t % every
+        if t == steps - 1 or k == every - 1:  # the last of its segment: its states once more
+            first = list(checkpoints[t // every - 1]) if t >= every and checkpoints is not None else fields
+            for row, field in zip(past[0], first, strict=True):
+                row.copy_(field)
+            if k:
+                forward(x[t - k : t + 1], at(past[0]), decays, m, spikes[: k + 1], None, past[1:], end, every=1)
+        after, row = grad_last if t == steps - 1 else grad_state, t % grad_x.shape[0]
+        backward(
+            x[t : t + 1], at(past[k]), decays, m, None, grad_spikes[t : t + 1], None, after, grad_x[row : row + 1],
+            grad_state, grad_decays,
+        )  # fmt: skip
+        for total, part in zip(totals, grad_decays, strict=True):
+            if isinstance(total, Tensor) and isinstance(part, Tensor):
+                total.add_(part)
+                if t == 0:
+                    part.copy_(total)
+
+    return run
+
+
+def _present(state: State) -> list[Tensor]:
+    return [v for v in state if v is not None]
 
 
 def leaky_forward(x: Tensor, u: Tensor, beta: Tensor | float, potentials: Tensor) -> None:
