@@ -28,6 +28,12 @@ def _nets() -> dict[str, tuple[sc.Network, tuple[int, int, int]]]:
     )
     residual = sc.ResNet((1, 1), 4, shortcut="membrane")
     cases["resnet"] = (residual.build(shape, 10, sc.LIF(3.0), pathway=sc.FeedbackAlignment()), shape)
+    residual = sc.ResNet((1, 1), 4)
+    cases["resnet direct"] = (residual.build(shape, 10, sc.LIF(3.0), pathway=sc.DirectKolenPollack()), shape)
+    cases["recurrent direct"] = (
+        sc.MLP((30, 20), recurrent=True).build(shape, 10, pathway=sc.DirectFeedbackAlignment("sign")),
+        shape,
+    )
     return cases
 
 
@@ -57,6 +63,7 @@ def autocast_trains(device: str) -> None:
         (sc.Backprop(), sc.Dale()),
         (sc.FeedbackAlignment(), sc.Unconstrained()),
         (sc.SignSymmetry(magnitude="batch"), sc.Dale()),
+        (sc.DirectFeedbackAlignment(), sc.Dale()),
     ):
         net = sc.LeNet((8, 16), 3, (32,), norm=True).build(
             (1, 8, 8), 10, sc.LIF(3.0), pathway=pathway, constraint=constraint, seed=1

@@ -76,7 +76,7 @@ def main() -> None:
                 row = {"network": name, "what": kind, "pathway": label, **seconds, "ratio": seconds["median"] / base}
                 results.append(row)
                 print(
-                    f"{name:<24}{kind:<10}{label:<26}{seconds['median'] * 1e3:9.2f} ms   {row['ratio']:.3f} x backprop"
+                    f"{name:<26}{kind:<10}{label:<26}{seconds['median'] * 1e3:9.2f} ms   {row['ratio']:.3f} x backprop"
                 )
     print(write(f"pathways-{device.type}", "python -m benchmarks.pathways", device, rows=results))
 

@@ -34,9 +34,9 @@ class Network(nn.Module):
         seed: opens the streams of feedback weights, E/I assignments and noise; by default one is drawn from torch's
             global generator, so that `torch.manual_seed` governs them. Forward weights keep the values they come with.
 
-    broadcast: under a direct pathway the weights B_l of its hidden populations, which are all neurons before the last
-        synapse; else None. What is after a hidden neuron sees its output detached, and the output of the last synapse
-        hands its error e to all of them. They are made when the first input, or `materialise`, shows their sizes.
+    Under a direct pathway all neurons before the last synapse are hidden populations: the layers after them see their
+    output detached, and the output of the last synapse hands its error to all of them. `broadcast` has their feedback
+    weights, made when the first input, or `materialise`, shows their sizes; under other pathways it is None.
 
     A convolution and the pooling after it run in chunks of images (`conv_pool`), unless hooks watch one of them.
 

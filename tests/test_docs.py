@@ -24,7 +24,7 @@ from spikecredit.training.schema import load
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(p for p in [*DOCS.glob("*.md"), ROOT / "README.md"] if p.is_file())  # README: as soon as there is one
+PAGES = [*sorted(p for folder in (DOCS, DOCS / "pathways") for p in folder.glob("*.md")), ROOT / "README.md"]
 NAMES = [str(p.relative_to(ROOT)) for p in PAGES]
 
 

@@ -90,9 +90,9 @@ class DirectFeedbackAlignment(DirectPathway):
         gain: factor on B.
     Raises:
         ValueError: a value that is none of these, or signal="target", which is the same at every step, with "sequence".
-    Source: Nøkland 2016 (DFA; "nokland" is the default of his code, dfa-torch); Frenkel, Lefebvre & Bol 2021 (sDFA and
+    Source: Nøkland 2016 (DFA; "nokland" is the default of his code, dfa-torch); Frenkel, Lefebvre & Bol 2019 (sDFA and
         DRTP: their code, DirectRandomTargetProjection, delivers B y*, to which a B symmetric about zero is
-        indifferent; ours is e = y - y* without y); Launay et al. 2020 (`shared`, with "nokland": TinyDFA).
+        indifferent; ours is e = y - y* without y); Launay et al. 2020 (`shared`, with "nokland": their code TinyDFA).
     """
 
     signal: Signal = "error"

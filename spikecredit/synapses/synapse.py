@@ -327,8 +327,8 @@ class Synapse(Constrained):
             raise ValueError(
                 f"the input of {type(self).__name__}({', '.join(map(str, self.units))}) asks for a gradient, but "
                 f"under {self.pathway} no error travels back through a synapse: only neurons receive one. Put neurons "
-                "between two synapses (sc.LIF(), sc.ReLU(); torch's nn.ReLU is none), hand `taps` on in a block of "
-                "your own, and detach the network's input"
+                "between two synapses (sc.LIF(), sc.ReLU(); torch's nn.ReLU is none) and learned layers such as "
+                "normalisation before them, hand `taps` on in a block of your own, and detach the network's input"
             )
 
 

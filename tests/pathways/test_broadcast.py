@@ -342,6 +342,9 @@ def test_an_input_that_waits_for_an_error_is_refused():
         net(X.clone().requires_grad_())
     with torch.no_grad():
         net(X.clone().requires_grad_())
+    after = sc.Network(sc.Linear(3, 3), sc.LIF(), sc.BatchNorm1d(3), sc.Linear(3, 3), pathway=DFA())
+    with pytest.raises(ValueError, match="learned layers such as normalisation before them"):
+        after(torch.rand(2, 2, 3))
 
 
 def test_the_target_is_asked_for_where_it_is_delivered_and_nowhere_else():
