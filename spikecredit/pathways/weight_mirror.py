@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spikecredit.neurons.kernels.reference import LIFParameters, LIFState, lif_loop
+from spikecredit.neurons import LIF
 from spikecredit.pathways.pathway import Pathway, WeightedLayer
 from spikecredit.seeds import Noise, draw
 
@@ -105,8 +105,8 @@ class WeightMirror(Pathway):
 
     def _rates(self, current: Tensor) -> Tensor:
         """Spikes per step of LIF neurons under a constant current."""
-        p = LIFParameters(math.exp(-1 / self.tau), self.threshold)
-        return lif_loop(current.expand(self.steps, *current.shape), LIFState(torch.zeros_like(current)), p)[0].mean(0)
+        spikes: Tensor = LIF(self.tau, self.threshold)(current[None], steps=self.steps)
+        return spikes.mean(0)
 
 
 def mirror(layer: WeightedLayer, y: Tensor, x: Tensor, centred: bool = True) -> Tensor:

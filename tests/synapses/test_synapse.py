@@ -80,10 +80,10 @@ def test_a_state_dict_restores_learning(pathway):
         step(net, optimizer, seed)
     restored, other = make(1)
     restored.load_state_dict(net.state_dict())
-    other.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     copied = copy.deepcopy(net)
     third = torch.optim.AdamW(copied.parameters(), lr=0.01)
-    third.load_state_dict(optimizer.state_dict())
+    third.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     for seed in range(3, 6):
         for each in ((net, optimizer), (restored, other), (copied, third)):
