@@ -9,6 +9,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -26,6 +27,7 @@ POLL = 0.2
 class _Worker:
     process: SpawnProcess
     pipe: Connection
+    device: str
     cell: Cell | None = None
 
 
@@ -53,7 +55,8 @@ def in_processes(
                             worker.process.terminate()
                 busy = sum(worker.cell is not None for worker in workers)
                 while not received and len(workers) < min(jobs, busy + len(waiting)):
-                    workers.append(_start(threads, str(devices[len(workers) % len(devices)])))
+                    used = [worker.device for worker in workers]
+                    workers.append(_start(threads, min(map(str, devices), key=used.count)))
                 for worker in list(workers):
                     if worker.cell is None and waiting and not received:
                         _give(waiting, worker, workers)
@@ -116,27 +119,32 @@ def _start(threads: int, device: str) -> _Worker:
     finally:
         signal.signal(signal.SIGINT, before)
     theirs.close()  # so that the end of the process is the end of the pipe
-    return _Worker(process, ours)
+    return _Worker(process, ours, device)
 
 
 def _work(pipe: Connection, threads: int, device: str) -> None:
     """A worker's life: cells from the pipe, and how each ended into it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    data, parent = Data(torch.device(device)), os.getppid()
+    data, parent = Data(torch.device(device)), multiprocessing.parent_process()
+    assert parent is not None
 
     def watch(*_: object) -> None:
-        if os.getppid() != parent:  # it was killed: somebody may go on with the cell, so stop as at a signal
+        if os.getppid() != parent.pid:  # it was killed: somebody may go on with the cell, so stop as at a signal
             signal.raise_signal(signal.SIGTERM)
+
+    def send(kind: str, text: str | None) -> None:
+        with suppress(OSError):  # nobody listens any more
+            pipe.send((kind, text))
 
     while True:
         try:
             cell = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         try:
-            failure = run_cell(cell, data, lambda text: pipe.send(("tell", text)), lambda images: watch)
+            failure = run_cell(cell, data, lambda text: send("tell", text), lambda images: watch)
         except Interrupted:
-            pipe.send(("stopped", ""))
+            send("stopped", None)
         else:
-            pipe.send(("end", failure))
+            send("end", failure)

@@ -2,11 +2,13 @@
 
 import collections
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +20,7 @@ import torch
 from spikecredit.analysis import comparison, report
 from spikecredit.training import checkpoint, processes
 from spikecredit.training.compare import Plan, compare, new_plan
-
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+from spikecredit.training.loop import Interrupted
 
 CPU = (torch.device("cpu"),)
 SPIKECREDIT = (sys.executable, "-c", "from spikecredit.cli import main; main()")
@@ -53,7 +54,7 @@ def cells(folder: Path) -> dict[str, object]:
 
 
 def wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -70,8 +71,8 @@ def training(cell: Path) -> list[int]:
 
 
 def test_two_processes_give_the_bits_of_one_and_a_killed_one_costs_its_cell(source: Path, tmp_path: Path) -> None:
-    changes = ("brSF:training.epochs=40", "brSF:seeds=1")
-    plan = new_plan([source], "brSF,BP", "none", 3, (), changes)
+    changes = ("brSF:training.epochs=25", "brSF:seeds=1")
+    plan = new_plan([source], "brSF,BP", "none", 2, (), changes)
     assert carried_out(plan, tmp_path / "one") == {}
     victim, killed = tmp_path / "two" / "brSF" / "seed-0", []
 
@@ -96,41 +97,92 @@ def test_a_process_that_dies_idle_costs_no_cell(source: Path, tmp_path: Path) ->
     theirs.close()
     process = multiprocessing.get_context("spawn").Process(target=int)
     process.start()
-    worker, waiting = processes._Worker(process, ours), collections.deque([cell])
+    worker, waiting = processes._Worker(process, ours, "cpu"), collections.deque([cell])
     workers = [worker]
     processes._give(waiting, worker, workers)
     assert workers == [] and list(waiting) == [cell] and process.exitcode == 0
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_stopped_comparisons_leave_no_process_and_a_checkpoint(
-    number: signal.Signals, code: int, source: Path, tmp_path: Path
-) -> None:
-    words = (str(source), "--pathway", "BP,FA", "--seeds", "1", "--jobs", "2", *LONG, "--run", str(tmp_path / "x"))
-    process = subprocess.Popen((*SPIKECREDIT, "compare", *words), env=ONE, stderr=subprocess.PIPE, text=True)
-    lines = [tmp_path / "x" / name / "seed-0" / "metrics.jsonl" for name in ("BP", "FA")]
-    wait_for(lambda: all(path.exists() and path.read_text().count("\n") > 2 for path in lines))
-    process.send_signal(number)
-    _, told = process.communicate(timeout=30)
-    assert process.returncode == code, told
-    if number == signal.SIGINT:
-        assert f"stopped by SIGINT; go on with: spikecredit compare --resume {tmp_path / 'x'}" in told
-        assert "Traceback" not in told
-    plan = Plan.open(tmp_path / "x")
+def test_processes_share_devices_and_threads(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after one was lost and another took its place."""
+    started: list[tuple[str, int]] = []
+    others = []  # the ends of the pipes that processes would hold
+
+    class Process:
+        """Does nothing."""
+
+        def join(self) -> None: ...
+
+        kill = join
+
+    def start(threads: int, device: str) -> processes._Worker:
+        """The first one is dead; the others' cells end at once."""
+        ours, theirs = multiprocessing.Pipe()
+        if started:
+            for _ in range(3):
+                theirs.send(("end", None))
+            others.append(theirs)
+        else:
+            theirs.close()
+        started.append((device, threads))
+        return processes._Worker(Process(), ours, device)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(processes, "_start", start)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 9)
+    cells = new_plan([source], "BP", None, 3, (), ()).cells(tmp_path)
+    two = [torch.device("cuda:0"), torch.device("cuda:1")]
+    ended = list(processes.in_processes(cells, 2, two, lambda line: None))
+    assert started == [("cuda:0", 4), ("cuda:1", 4), ("cuda:0", 4)]
+    assert sorted(cell.seed for cell, _ in ended) == [0, 1, 2]
+
+
+def assert_stopped(folder: Path) -> None:
+    """Every cell has been let go of, unfinished, with a checkpoint."""
+    plan = Plan.open(folder)
     assert plan.jobs == 2
-    for cell in plan.cells(tmp_path / "x"):
+    for cell in plan.cells(folder):
         handle = os.open(cell.folder, os.O_RDONLY)
 
         def free(handle: int = handle) -> bool:
-            import fcntl
-
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
             return True
 
-        wait_for(free)  # whoever trained it has stopped, with a checkpoint of that moment
+        wait_for(free)
         os.close(handle)
-        assert checkpoint.latest(cell.folder / "checkpoints", "last").step > 9
-        assert not cell.finished()
+        assert checkpoint.latest(cell.folder / "checkpoints", "last").step > 9 and not cell.finished()
+
+
+def both_train(folder: Path) -> bool:
+    """Both cells are in the middle of their training."""
+    paths = [folder / name / "seed-0" / "metrics.jsonl" for name in ("BP", "FA")]
+    return all(path.exists() and path.read_text().count("\n") > 2 for path in paths)
+
+
+def test_sigint_stops_all_processes_with_a_checkpoint(source: Path, tmp_path: Path) -> None:
+    plan = new_plan([source], "BP,FA", None, 1, LONG, ()).on("cpu", 2)
+
+    def interrupt() -> None:
+        wait_for(lambda: both_train(tmp_path / "x"))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    user = threading.Thread(target=interrupt)
+    user.start()
+    with pytest.raises(Interrupted) as stop:
+        carried_out(plan, tmp_path / "x")
+    user.join()
+    assert stop.value.signum == signal.SIGINT and multiprocessing.active_children() == []
+    assert_stopped(tmp_path / "x")
+
+
+def test_when_the_parent_is_killed_its_processes_stop_with_a_checkpoint(source: Path, tmp_path: Path) -> None:
+    """They must not train on beside those of the comparison that goes on."""
+    words = (str(source), "--pathway", "BP,FA", "--seeds", "1", "--jobs", "2", *LONG, "--run", str(tmp_path / "x"))
+    process = subprocess.Popen((*SPIKECREDIT, "compare", *words), env=ONE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: both_train(tmp_path / "x"))
+    process.kill()
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL and "Traceback" not in told
+    assert_stopped(tmp_path / "x")
