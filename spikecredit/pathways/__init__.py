@@ -8,10 +8,10 @@ from spikecredit.pathways.sign_symmetry import SignSymmetry
 
 PATHWAYS: dict[str, type[Pathway]] = {
     "backprop": Backprop,
-    "direct_feedback_alignment": DirectFeedbackAlignment,
-    "direct_kolen_pollack": DirectKolenPollack,
     "feedback_alignment": FeedbackAlignment,
     "sign_symmetry": SignSymmetry,
+    "direct_feedback_alignment": DirectFeedbackAlignment,
+    "direct_kolen_pollack": DirectKolenPollack,
 }
 
 __all__ = [
