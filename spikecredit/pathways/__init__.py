@@ -14,10 +14,10 @@ from spikecredit.pathways.weight_mirror import WeightMirror
 
 PATHWAYS: dict[str, type[Pathway]] = {
     "backprop": Backprop,
-    "direct_feedback_alignment": DirectFeedbackAlignment,
-    "direct_kolen_pollack": DirectKolenPollack,
     "feedback_alignment": FeedbackAlignment,
     "sign_symmetry": SignSymmetry,
+    "direct_feedback_alignment": DirectFeedbackAlignment,
+    "direct_kolen_pollack": DirectKolenPollack,
     "kolen_pollack": KolenPollack,
     "weight_mirror": WeightMirror,
     "local_alignment": LocalAlignment,
