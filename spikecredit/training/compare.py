@@ -159,7 +159,7 @@ def compare(plan: Plan, folder: Path, devices: Sequence[torch.device], tell: Tel
     """Train what is left of a plan, tell each cell's result, and write the results.
 
     Args:
-        devices: one; with several, process k works on device k modulo their number.
+        devices: one; with several, the processes share them evenly.
         tell: takes lines for the user. progress: as in `run_cell`; used where one process does all.
     Returns:
         the cells without a result, and why.
@@ -228,7 +228,7 @@ class _Lines:
     def line(self, cell: Cell, failure: str | None) -> str:
         if failure is not None:
             return f"{cell.label.ljust(self.width)}  {cell.seed:>4}  {failure}"
-        (row,) = comparison.table(comparison.summarise({cell.label: [_record(cell, [])]}, {}))
+        (row,) = comparison.table(comparison.summarise({cell.label: [_record(cell)]}, {}))
         shown = [
             row[key] or MISSING
             for key in ("angle to true error (°)", "B to W (°)", "signs agree (%)", "spikes per neuron", "violations")
@@ -240,7 +240,7 @@ class _Lines:
 # ---- results ---------------------------------------------------------------------------------------------------------
 
 
-def _record(cell: Cell, told: list[str]) -> RunRecord:
+def _record(cell: Cell) -> RunRecord:
     """What a cell's folder says, finished or not."""
     run = Run(cell.folder)
     lines = run.metrics()
@@ -253,14 +253,14 @@ def _record(cell: Cell, told: list[str]) -> RunRecord:
         raster={},
         sample=None,
         weights={},
-        notes=told,
+        notes=[],
     )
 
 
 def _conditions(plan: Plan, folder: Path) -> dict[str, list[RunRecord]]:
     found: dict[str, list[RunRecord]] = {condition.label: [] for condition in plan.conditions}
     for cell in plan.cells(folder):
-        found[cell.label].append(_record(cell, []))
+        found[cell.label].append(_record(cell))
     return found
 
 
@@ -283,7 +283,7 @@ def _page(plan: Plan, folder: Path, failures: Failures, rows: Sequence[dict[str,
     for label, runs in _conditions(plan, folder).items():
         validated = any(epoch["validation_accuracy"] is not None for run in runs for epoch in run.epochs)
         told = notes(experiment_of(runs[0].config), validated)
-        conditions[label] = [RunRecord(**{**vars(run), "notes": told}) for run in runs]
+        conditions[label] = [replace(run, notes=told) for run in runs]
     try:
         path = comparison.write_comparison(
             folder / "report.html", f"Comparison: {folder.name}", plan.command, conditions, failures, rows
