@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spikecredit.constraints import Constraint, Population, Unconstrained
 from spikecredit.pathways import Backprop, Pathway
+from spikecredit.pathways.broadcast import Broadcast
 from spikecredit.seeds import Noise, generator, stream
 
 
@@ -368,8 +369,13 @@ class _Attach(torch.autograd.Function):
 
 def learned_feedback(module: nn.Module) -> list[nn.Parameter]:
     """The feedback weights among the parameters of a network, in order: those of pathways that learn them."""
-    layers = (layer for layer in module.modules() if isinstance(layer, Synapse))
-    return [layer.feedback_weight for layer in layers if isinstance(layer.feedback_weight, nn.Parameter)]
+    found: list[nn.Parameter] = []
+    for part in module.modules():
+        if isinstance(part, Synapse) and isinstance(part.feedback_weight, nn.Parameter):
+            found.append(part.feedback_weight)
+        elif isinstance(part, Broadcast):
+            found += part.parameters(recurse=False)
+    return found
 
 
 def cast_for_autocast(device: str, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:

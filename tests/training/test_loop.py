@@ -548,3 +548,10 @@ def test_fit_works_in_a_thread_where_signals_cannot_be_caught() -> None:
     thread.start()
     thread.join()
     assert results[0]["epochs"] == 2
+
+
+def test_clipping_leaves_the_feedback_weights_of_direct_kolen_pollack_out_of_the_norm() -> None:
+    trainer = tiny.trainer("pathway={kind: direct_kolen_pollack}")
+    broadcast = trainer.net.broadcast
+    assert broadcast is not None
+    assert trainer.learned == {id(p) for p in broadcast.parameters()}
