@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,10 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.lstrip("."): value}
 
 
-def references(conditions: Conditions) -> dict[str, str | None]:
-    """For each condition the backprop condition to compare with: on the same data, and with the fewest other settings
-    that differ besides pathway and constraint; without a constraint if there is one such."""
+def references(conditions: Conditions, backprop: Collection[str]) -> dict[str, str | None]:
+    """For each condition the one of `backprop` (labels) to compare with: on the same data, and with the fewest other
+    settings that differ besides pathway and constraint; without a constraint if there is one such."""
     configs = {label: runs[0].config for label, runs in conditions.items()}
-    candidates = [label for label, config in configs.items() if config["pathway"]["kind"] == "backprop"]
 
     def distance(label: str, other: str) -> tuple[int, bool]:
         changed = [key.split(".")[0] for key in differences(configs[label], configs[other])]
@@ -78,14 +77,17 @@ def references(conditions: Conditions) -> dict[str, str | None]:
 
     found: dict[str, str | None] = {}
     for label, config in configs.items():
-        same_data = [other for other in candidates if configs[other]["data"] == config["data"]]
+        same_data = [other for other in backprop if configs[other]["data"] == config["data"]]
         found[label] = min(same_data, key=lambda other: distance(label, other), default=None)
     return found
 
 
-def summarise(conditions: Conditions, failures: Failures) -> list[dict[str, Any]]:
-    """One record per condition, plain numbers: what results.json holds and the tables show. NaN where nothing is."""
-    found = references(conditions)
+def summarise(conditions: Conditions, failures: Failures, backprop: Collection[str]) -> list[dict[str, Any]]:
+    """One record per condition, plain numbers: what results.json holds and the tables show. NaN where nothing is.
+
+    backprop: labels of the conditions that are backprop, with which others may be compared.
+    """
+    found = references(conditions, backprop)
     rows = []
     for label, runs in conditions.items():
         results = [run.result for run in runs if run.result is not None]

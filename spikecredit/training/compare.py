@@ -19,6 +19,7 @@ import torch
 from spikecredit.analysis import comparison
 from spikecredit.analysis.page import MISSING
 from spikecredit.analysis.report import RunRecord
+from spikecredit.pathways import Backprop
 from spikecredit.training.cell import Cell, Data, Progress, Tell, experiment_of, run_cell
 from spikecredit.training.experiment import load_experiment
 from spikecredit.training.loop import Interrupted, Trainer
@@ -228,7 +229,7 @@ class _Lines:
     def line(self, cell: Cell, failure: str | None) -> str:
         if failure is not None:
             return f"{cell.label.ljust(self.width)}  {cell.seed:>4}  {failure}"
-        (row,) = comparison.table(comparison.summarise({cell.label: [_record(cell)]}, {}))
+        (row,) = comparison.table(comparison.summarise({cell.label: [_record(cell)]}, {}, []))
         shown = [
             row[key] or MISSING
             for key in ("angle to true error (°)", "B to W (°)", "signs agree (%)", "spikes per neuron", "violations")
@@ -267,7 +268,8 @@ def _conditions(plan: Plan, folder: Path) -> dict[str, list[RunRecord]]:
 def _write_tables(plan: Plan, folder: Path, failures: Failures) -> list[dict[str, Any]]:
     """results.json, table.md and table.csv of what there is so far."""
     conditions = _conditions(plan, folder)
-    rows = comparison.summarise(conditions, failures)
+    plain = [c.label for c in plan.conditions if experiment_of(c.resolved).pathway == Backprop()]
+    rows = comparison.summarise(conditions, failures, plain)
     runs = [run for group in conditions.values() for run in group if run.environment]
     machines = list({json.dumps(run.environment): run.environment for run in runs}.values())
     content = {"command": plan.command, "environments": machines, "conditions": rows}

@@ -30,6 +30,9 @@ _SHORT_NAMES: dict[str, dict[str, Any]] = {
     "KP": {"kind": "kolen_pollack"},
     "DKP": {"kind": "direct_kolen_pollack"},
     "WM": {"kind": "weight_mirror"},
+    "IA": {"kind": "local_alignment", "rule": "information"},
+    "SA": {"kind": "local_alignment", "rule": "symmetric"},
+    "AA": {"kind": "local_alignment", "rule": "activation"},
 }
 """The field's short names of pathways. Those of kinds that are not in the registry are not offered."""
 

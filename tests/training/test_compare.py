@@ -15,7 +15,7 @@ import torch
 
 from spikecredit.analysis import comparison, report
 from spikecredit.data import DATA, DataSource, ImageData
-from spikecredit.pathways import PATHWAYS, FeedbackAlignment
+from spikecredit.pathways import PATHWAYS, Backprop, FeedbackAlignment
 from spikecredit.training import checkpoint
 from spikecredit.training.compare import Failures, Plan, compare, new_plan
 from spikecredit.training.document import ConfigError
@@ -120,6 +120,21 @@ def test_the_difference_to_backprop_is_paired_by_seed(source: Path, tmp_path: Pa
     pairs = [fa["runs"][s]["result"]["test_accuracy"] - bp["runs"][s]["result"]["test_accuracy"] for s in "012"]
     assert bp["difference"] is None and fa["reference"] == "BP"
     assert fa["difference"] == report.interval(pairs)._asdict()
+
+
+@dataclass(frozen=True)
+class Modified(Backprop):
+    """Backprop with an option."""
+
+    option: int = 0
+
+
+def test_only_plain_backprop_is_a_reference(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PATHWAYS, "modified", Modified)
+    carried_out(planned(source, "modified,BP,FA", seeds=1), tmp_path / "x")
+    assert [row["reference"] for row in results(tmp_path / "x")["conditions"]] == ["BP", "BP", "BP"]
+    carried_out(planned(source, "modified,FA", seeds=1), tmp_path / "y")
+    assert [row["reference"] for row in results(tmp_path / "y")["conditions"]] == [None, None]
 
 
 def test_data_is_loaded_once_for_cells_of_the_same_settings(source: Path, tmp_path: Path) -> None:
