@@ -169,6 +169,15 @@ def events_table() -> str | None:
     )
 
 
+def symmetry_tables() -> dict[str, str | None]:
+    """The tables of `benchmarks.symmetry`, one for each section that was measured."""
+    from benchmarks.symmetry import render
+
+    found = load("symmetry")
+    sections = [] if found is None else list(found["sections"])
+    return {f"symmetry_{name}": render(found, name, table) for name in sections}
+
+
 SHOWN = {"spikes": "spikes, 50 %", "sparse spikes": "spikes, 13 %", "constant": "constant image"}
 
 
@@ -246,6 +255,7 @@ def outputs() -> dict[Path, str]:
         "speed_summary": speed_summary(),
         "precision": precision_table(),
         "events": events_table(),
+        **symmetry_tables(),
     }
     readme = (ROOT / "README.md").read_text()
     for name, text in tables.items():
