@@ -30,9 +30,10 @@ class WeightMirror(Pathway):
             constant over `steps` time steps. The population is the mirror's own, of `tau` and `threshold` (give it
             those of the network's neurons), whatever neuron follows the layer; a normalisation in between takes no
             part. "current": y is the current itself, the trivial control: phi' = 1.
-        rate, decay: as above. At decay 0 B grows without bound. A phase of N samples estimates a row of n weights
-            with a relative error of about sqrt(n / N), of which sqrt(decay / 2) remains; B lags 1 / decay phases behind
-            W.
+        rate, decay: as above. The defaults make B as large as W where torch initialised W (measured ratio 1.01), and
+            smaller where strong currents saturate the rates. At decay 0 B grows without bound. A phase of N samples
+            estimates a row of n weights with a relative error of about sqrt(n / N), of which sqrt(decay / 2) remains; B
+            lags 1 / decay phases behind W.
         sigma: standard deviation of the noise, in units of the layer's input.
         samples: per phase. every: a phase after every so many steps.
         initial: phases before training; B starts at 0, with no feedback at all if there are none.
@@ -42,11 +43,11 @@ class WeightMirror(Pathway):
             hear less.
     Source: Akrout, Wilson, Humphreys, Lillicrap & Tweed 2019. Their public code: sigmoid units, uniform noise of width
         0.1 per layer, rate 0.01 on the sum over the batch, not centred, one epoch of phases first, then one per step;
-        its line against growing weights changes nothing, so that they grow. Spikes, centring and decay are ours.
+        its line against growing weights changes nothing, so that they grow. That code has no spikes, no decay.
     """
 
     response: Literal["spikes", "current"] = "spikes"
-    rate: float = 0.04
+    rate: float = 0.05
     decay: float = 0.02
     sigma: float = 1.0
     samples: int = 64

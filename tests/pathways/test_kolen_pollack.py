@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from feedback_oracles import relative, spiking_gradients
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import spikecredit as sc
@@ -85,6 +87,25 @@ def test_momentum_with_coupled_decay_is_the_heavy_ball(mu, nesterov):
         wanted.append(difference)
     np.testing.assert_allclose(ratios, np.abs(wanted), rtol=0, atol=1e-13)
     assert law_error(ratios, 0.97) > 0.1
+
+
+@given(
+    st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    st.floats(0.0, 0.9),
+    st.integers(0, 99),
+)
+def test_the_law_holds_for_any_shape_and_decay(sizes, leading, decay, seed):
+    torch.manual_seed(seed)
+    layer = sc.Linear(*sizes, pathway=KP).double()
+    optimizer = torch.optim.SGD(parameters(layer), lr=1.0, weight_decay=decay)
+    first = (layer.weight - layer.feedback_weight).detach().clone()
+    for _ in range(4):
+        optimizer.zero_grad()
+        layer(torch.randn(*leading, sizes[0], dtype=torch.float64)).square().sum().mul(0.01).backward()
+        optimizer.step()
+    difference = (layer.weight - layer.feedback_weight).detach()
+    torch.testing.assert_close(difference, (1 - decay) ** 4 * first, rtol=1e-9, atol=1e-12)
 
 
 def missing(ctx, grad):
@@ -188,8 +209,8 @@ def test_half_precision(convolution):
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled():
-    layers = sc.Conv2d(1, 4, 3), sc.MaxPool2d(2), sc.LIF(5.0), sc.Flatten(), sc.Linear(36, 5), sc.LeakyReadout(5.0)
-    net = sc.Network(*layers, pathway=KP, seed=1)
+    conv = sc.Conv2d(1, 4, 3), sc.BatchNorm2d(4), sc.MaxPool2d(2), sc.LIF(5.0), sc.Flatten()
+    net = sc.Network(*conv, sc.Linear(36, 5), sc.LeakyReadout(5.0), pathway=KP, seed=1)
     twin = copy.deepcopy(net)
     x = 2 * torch.rand(6, 4, 1, 8, 8)
     torch.compile(twin, fullgraph=True, backend="aot_eager")(x).square().sum().backward()

@@ -238,7 +238,7 @@ def test_b_follows_moving_weights():
     for _ in range(150):
         step(net, optimizer)
     for layer, before in zip(net.synapses().values(), first, strict=True):
-        assert angle(layer.weight, before) > 20
+        assert angle(layer.weight, before) > 15
         assert angle(layer.feedback_weight, layer.weight) < min(25, angle(layer.feedback_weight, before))
     reported = sc.analysis.alignment(net, torch.rand(5, 8, 6), torch.arange(8) % 4)
     assert [each.weight_angle for each in reported.values()] == [
