@@ -229,8 +229,12 @@ def test_sigint_between_two_cells_stops_too(source: Path, tmp_path: Path, monkey
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Trainer, "finish", finish)
-    with pytest.raises(Interrupted):
-        carried_out(planned(source, "BP"), tmp_path / "x")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    try:
+        with pytest.raises(Interrupted):
+            carried_out(planned(source, "BP"), tmp_path / "x")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_comparison_may_grow_but_not_shrink(source: Path, tmp_path: Path) -> None:
