@@ -198,6 +198,16 @@ def speed_summary() -> str | None:
     return f"{table(header, rows)}\n\n`{found['command']}` on a CPU ({about}), default malloc, {commits}."
 
 
+def symmetry_tables() -> dict[str, str | None]:
+    """Every section of benchmarks.symmetry."""
+    found = load("symmetry")
+    if found is None:
+        return {}
+    from benchmarks.symmetry import render
+
+    return {f"symmetry_{section}": render(found, section, table) for section in found["sections"]}
+
+
 def _of(rows: list[dict[str, Any]], competitor: str, precision: str) -> list[dict[str, Any]]:
     found = [r for r in rows if r["competitor"].startswith(competitor) and r["precision"] == precision]
     return [r for r in found if "compile" not in r["competitor"]]
@@ -228,6 +238,7 @@ def outputs() -> dict[Path, str]:
         "speed": speed_tables(),
         "speed_summary": speed_summary(),
         "precision": precision_table(),
+        **symmetry_tables(),
     }
     readme = (ROOT / "README.md").read_text()
     for name, text in tables.items():
