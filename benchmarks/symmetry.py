@@ -1,10 +1,10 @@
 """Partial sign agreement, antiparallel feedback, batch Manhattan, controls and coded errors, on the embedded digits.
 
-    python -m benchmarks.symmetry [SECTION ...] [--seeds 3]
+    python -m benchmarks.symmetry [SECTION ...] [--seeds 3] [--minutes M] [--anew]
 
 Where a row has several settings (rates, decays), the one with the best validation accuracy, averaged over the seeds, is
 kept; the test split is read for that one only, at each seed's epoch of best validation accuracy. Writes
-results/symmetry.json, section by section.
+results/symmetry.json row by row; call it again to go on. It stops after the row in which M minutes are over.
 """
 
 import argparse
@@ -18,9 +18,11 @@ from typing import Any
 import torch
 
 from benchmarks.common import RESULTS, write
+from spikecredit.analysis import angle
 from spikecredit.analysis.report import interval
 from spikecredit.cli import CONFIGS
 from spikecredit.data import ImageData
+from spikecredit.pathways import MimicFeedbackAlignment
 from spikecredit.training.experiment import load_experiment
 from spikecredit.training.loop import Trainer
 from spikecredit.training.run import environment
@@ -89,7 +91,7 @@ ACCURACY: dict[str, dict[str, Settings]] = {
         },
         **{
             f"penalty {strength:g}": one(f"pathway={{kind: mimic_feedback_alignment, strength: {strength}}}", ADAM)
-            for strength in (1e-4, 1e-3, 1e-2)
+            for strength in (1e-3, 1e-2, 1e-1)
         },
         "feedback alignment": one("pathway=feedback_alignment", ADAM),
     },
@@ -155,8 +157,23 @@ def accuracies(data: ImageData, settings: Settings, seeds: int) -> dict[str, Any
         if best is None or mean > best[0]:
             best = mean, name, trainers
     assert best is not None
+    angles = [angle_to_feedback(trainer) for trainer in best[2]]  # before `finish` goes back to the best epoch
     tests = [t.finish()["test_accuracy"] for t in best[2]]
-    return {"setting": best[1], "validation": best[0], "test": tests, "tried": len(settings)}
+    return {
+        "setting": best[1], "validation": best[0], "test": tests, "tried": len(settings),
+        "angle": statistics.mean(angles),
+    }  # fmt: skip
+
+
+def angle_to_feedback(trainer: Trainer) -> float:
+    """Mean angle between W and B over the layers that deliver errors; B0 instead of B where W is drawn to it."""
+    layers = list(trainer.net.synapses().values())[1:]
+    pathway = trainer.experiment.pathway
+    mimics = isinstance(pathway, MimicFeedbackAlignment)
+    return statistics.mean(
+        angle(layer.feedback_weight if mimics else pathway.feedback(layer), layer.weight)  # type: ignore[arg-type]
+        for layer in layers
+    )
 
 
 def signs(data: ImageData, overrides: tuple[str, ...], factor: float, seeds: int) -> dict[str, Any]:
@@ -202,36 +219,49 @@ def render(found: dict[str, Any], section: str, table: Callable[[list[str], list
             low, high = interval(r["test"]).low, interval(r["test"]).high
             setting = [r["setting"] or "–"] if chosen else []
             span = f"{percent(statistics.mean(r['test']))} ({percent(low)} to {percent(high)})"
-            rows.append([name, *setting, percent(r["validation"]), span])
+            turned = [f"{r['angle']:.0f}°"] if section == "controls" else []
+            rows.append([name, *setting, percent(r["validation"]), span, *turned])
         header = ["", *(["chosen on the validation split"] if chosen else []), "validation", "test (95 % t-interval)"]
+        header += ["angle of W to B (penalty: to B₀)"] if section == "controls" else []
         body = table(header, rows)
-    used = part["environment"]
+    used = [row["environment"] for row in part["rows"].values()]
+    commits = sorted({each["commit"] for each in used})
     return (
-        f"{body}\n\n`{found['command']} {section}`, seeds 0 to {part['seeds'] - 1}, commit {used['commit']}, torch "
-        f"{used['torch']}, {used['processor']}."
+        f"{body}\n\n`{found['command']} {section}`, seeds 0 to {part['seeds'] - 1}, commit{'s' * (len(commits) > 1)} "
+        f"{', '.join(commits)}, torch {used[0]['torch']}, {used[0]['processor']}."
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sections", nargs="*", choices=[*ACCURACY, "signs", []], default=[])
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join([*ACCURACY, "signs"]))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--anew", action="store_true", help="measure rows that are there again")
     given = parser.parse_args()
+    if unknown := set(given.sections) - {*ACCURACY, "signs"}:
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join([*ACCURACY, 'signs'])}")
     torch.set_num_threads(1)
-    device = torch.device("cpu")
+    device, start = torch.device("cpu"), time.monotonic()
+    used = environment(device)  # before the results change
     data = load_experiment(CONFIGS / "demo.yaml").value.data.load()
+    file = RESULTS / "symmetry.json"
+    sections: dict[str, Any] = json.loads(file.read_text())["sections"] if file.exists() else {}
     for section in given.sections or [*ACCURACY, "signs"]:
-        start, rows = time.perf_counter(), {}
-        for name, what in (SIGNS if section == "signs" else ACCURACY[section]).items():
-            rows[name] = signs(data, *what, given.seeds) if section == "signs" else accuracies(data, what, given.seeds)
-            print(section, name, rows[name], flush=True)
-        file = RESULTS / "symmetry.json"
-        known = json.loads(file.read_text())["sections"] if file.exists() else {}
-        known[section] = {
-            "rows": rows, "seeds": given.seeds, "seconds": time.perf_counter() - start,
-            "environment": environment(device),
-        }  # fmt: skip
-        write("symmetry", "python -m benchmarks.symmetry", device, sections=known)
+        wanted: dict[str, Any] = SIGNS if section == "signs" else ACCURACY[section]
+        old = sections.get(section, {})
+        kept = {} if given.anew or old.get("seeds") != given.seeds else old["rows"]
+        rows = {name: kept[name] for name in wanted if name in kept}
+        for name, what in wanted.items():
+            if name in rows:
+                continue
+            if time.monotonic() - start > 60 * given.minutes:
+                return
+            row = signs(data, *what, given.seeds) if section == "signs" else accuracies(data, what, given.seeds)
+            rows[name] = {**row, "environment": used}
+            print(section, name, row, flush=True)
+            sections[section] = {"rows": {n: rows[n] for n in wanted if n in rows}, "seeds": given.seeds}
+            write("symmetry", "python -m benchmarks.symmetry", device, sections=sections)
 
 
 if __name__ == "__main__":

@@ -52,13 +52,13 @@ def test_a_factor_scales_the_initial_weights() -> None:
 
 def test_tables_say_where_they_are_from() -> None:
     environment = {"commit": "0123456789ab", "torch": "2.13", "processor": "a processor"}
-    runs = {"setting": "lr 1", "validation": 0.5, "test": [0.25, 0.75], "tried": 2}
-    start = {"start": 0.5, "end": 0.96, "lowest": 0.9, "validation": 0.8, "steps": 10}
+    runs = {"setting": "lr 1", "validation": 0.5, "test": [0.25, 0.75], "tried": 2, "environment": environment}
+    start = {"start": 0.5, "end": 0.96, "lowest": 0.9, "validation": 0.8, "steps": 10, "environment": environment}
     found = {
         "command": "python -m benchmarks.symmetry",
         "sections": {
-            "errors": {"rows": {"a row": runs}, "seeds": 2, "environment": environment},
-            "signs": {"rows": {"a row": start}, "seeds": 2, "environment": environment},
+            "errors": {"rows": {"a row": runs}, "seeds": 2},
+            "signs": {"rows": {"a row": start}, "seeds": 2},
         },
     }
     text = symmetry.render(found, "errors", table)
