@@ -223,7 +223,6 @@ def train(
         loaded.value,
         data,
         run,
-        config_hash(loaded.resolved),
         log=click.echo,
         progress=progress_bar(len(data.train)),
     )
@@ -357,7 +356,7 @@ def evaluate(folder: str, overrides: tuple[str, ...], kind: str, split: str, dev
     from spikecredit.analysis.activity import activity, spikes_per_neuron
     from spikecredit.training import checkpoint
     from spikecredit.training.loop import EVALUATION_BATCH
-    from spikecredit.training.run import Run, config_hash
+    from spikecredit.training.run import Run
 
     foreign = [override for override in overrides if not override.startswith("data.")]
     if foreign:
@@ -367,7 +366,7 @@ def evaluate(folder: str, overrides: tuple[str, ...], kind: str, split: str, dev
         loaded = load_config(run.config, overrides)
         data = load_data(loaded.value, pick_device(device))
         saved = checkpoint.latest(run.checkpoints, kind)
-        if saved.config_hash != config_hash(load_config(run.config).resolved):
+        if saved.config_hash != run.config_hash:
             raise Failure(f"{saved.path} was written under another configuration than {run.config}")
     part = getattr(data, split)
     if not len(part):

@@ -100,7 +100,8 @@ class Conv2d(Synapse, nn.Conv2d):
             return signs.view(-1, 1, 1, 1)
         # Input channel g * (C_in / groups) + i is column i of every output channel of group g.
         per_group = signs.view(self.groups, 1, -1, 1, 1)
-        return per_group.expand(-1, self.out_channels // self.groups, -1, -1, -1).flatten(0, 1)
+        # Contiguous, for `load_state_dict` copies into it: an expanded view cannot be written to.
+        return per_group.expand(-1, self.out_channels // self.groups, -1, -1, -1).flatten(0, 1).contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
         images, weight, feedback = self.operands(x)

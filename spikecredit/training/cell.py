@@ -16,7 +16,7 @@ from spikecredit.training.checkpoint import CheckpointError
 from spikecredit.training.document import ConfigError
 from spikecredit.training.experiment import REGISTRIES, Experiment
 from spikecredit.training.loop import Diverged, Interrupted, Trainer
-from spikecredit.training.run import Run, RunError, config_hash, environment
+from spikecredit.training.run import Run, RunError, environment
 from spikecredit.training.schema import load
 from spikecredit.training.summary import report_line, run_record
 
@@ -91,7 +91,6 @@ def run_cell(cell: Cell, data: Data, tell: Tell, progress: Progress) -> str | No
                 experiment,
                 images,
                 run,
-                config_hash(cell.resolved),
                 log=lambda line: None,
                 progress=progress(len(images.train)),
             )

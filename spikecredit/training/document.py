@@ -240,6 +240,13 @@ def apply_override(root: Node, override: str) -> None:
             here = here.value[index]
 
 
+def plain(node: Node) -> Any:
+    """The tree's values, without their places."""
+    if isinstance(node.value, dict):
+        return {key: plain(item) for key, item in node.value.items()}
+    return [plain(item) for item in node.value] if isinstance(node.value, list) else node.value
+
+
 def got(node: Node) -> str:
     """A node's value in words, for messages."""
     value, word = node.value, "true" if node.value else "false"

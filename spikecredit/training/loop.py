@@ -23,7 +23,7 @@ from spikecredit.network import after_step
 from spikecredit.seeds import generator
 from spikecredit.synapses import learned_feedback
 from spikecredit.training import checkpoint
-from spikecredit.training.experiment import Experiment
+from spikecredit.training.experiment import Experiment, load_experiment
 from spikecredit.training.run import Run
 
 CHECK_EVERY = 50
@@ -50,7 +50,6 @@ class Trainer:
     Args:
         experiment: what to train. data: its data, on the device.
         run: the folder to write to; None keeps nothing (no checkpoints, no metrics on disk).
-        config_hash: of the resolved configuration; a checkpoint of another one is refused.
         log: takes one line per epoch. progress: called after every step with (epoch, batch, batches, accuracy).
         writer: a TensorBoard `SummaryWriter`, or None.
     Raises:
@@ -62,12 +61,11 @@ class Trainer:
         experiment: Experiment,
         data: ImageData,
         run: Run | None = None,
-        config_hash: str = "",
         log: Callable[[str], None] = print,
         progress: Callable[[int, int, int, Callable[[], float]], None] | None = None,
         writer: Any = None,
     ) -> None:
-        self.experiment, self.data, self.run, self.config_hash = experiment, data, run, config_hash
+        self.experiment, self.data, self.run = experiment, data, run
         self.log, self.progress, self.writer = log, progress, writer
         self.device = data.train.images.device
         training = experiment.training
@@ -343,7 +341,7 @@ class Trainer:
             "metrics": len(self.history),
         }
         keep = 2 if kind == "last" else 1
-        checkpoint.save(self.run.checkpoints, kind, self.step, tensors, state, keep, config_hash=self.config_hash)
+        checkpoint.save(self.run.checkpoints, kind, self.step, tensors, state, keep, config_hash=self.run.config_hash)
 
     def restore(self) -> None:
         """Go on from the newest valid checkpoint of the run; from the start, if it was killed before the first one.
@@ -352,12 +350,17 @@ class Trainer:
             CheckpointError: there is none, or it belongs to another configuration.
         """
         assert self.run is not None
+        if repr(load_experiment(self.run.config).value) != repr(self.experiment):
+            raise checkpoint.CheckpointError(
+                f"{self.run.folder} belongs to another configuration than this experiment: load that of its "
+                f"{self.run.config.name}, or start a new run"
+            )
         checkpoint.sweep(self.run.checkpoints)
         if len(self.run.metrics()) <= 1 and not any(self.run.checkpoints.glob("last-*")):
             self.run.cut_metrics(0)
             return
         saved = checkpoint.latest(self.run.checkpoints, "last")
-        if saved.config_hash != self.config_hash:
+        if saved.config_hash != self.run.config_hash:
             raise checkpoint.CheckpointError(
                 f"{saved.path} was written under another configuration than {self.run.config}: restore that file, or "
                 "start a new run with --run"

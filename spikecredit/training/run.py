@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import subprocess
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,14 @@ class Run:
     @property
     def config(self) -> Path:
         return self.folder / CONFIG
+
+    @cached_property
+    def config_hash(self) -> str:
+        """`config_hash` of the configuration as it was written when the run started.
+
+        Not of what it resolves to today: a key that a later version adds, with its default, leaves old runs valid.
+        """
+        return config_hash(document.plain(document.read(self.config, None)))
 
     def record_environment(self, entry: dict[str, Any]) -> None:
         """Add the environment of one start of the run."""

@@ -225,8 +225,11 @@ def rising(trainer: Trainer) -> Callable[[Split, str], tuple[float, float]]:
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     run, _ = uninterrupted(tmp_path / "run", ())
-    with pytest.raises(checkpoint.CheckpointError, match="written under another configuration"):
+    with pytest.raises(checkpoint.CheckpointError, match="another configuration than this experiment"):
         tiny.trainer("training.epochs=3", run=run).restore()
+    run.config.write_text(run.config.read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(checkpoint.CheckpointError, match="written under another configuration"):
+        tiny.trainer("seed=1", run=Run.open(run.folder)).restore()
 
 
 def test_time_goes_on_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from spikecredit.data import Digits, ImageData, Split
 from spikecredit.data.images import channel_statistics
 from spikecredit.training.experiment import REGISTRIES, Experiment
 from spikecredit.training.loop import Trainer
-from spikecredit.training.run import Run, config_hash
+from spikecredit.training.run import Run
 from spikecredit.training.schema import Loaded, load
 
 BASE = """
@@ -47,7 +47,7 @@ def trainer(*overrides: str, run: Run | None = None, images: ImageData | None = 
     """A trainer that logs nothing."""
     loaded = configured(*overrides)
     options = {"log": lambda line: None} | options
-    return Trainer(loaded.value, images or data(), run, config_hash(loaded.resolved), **options)
+    return Trainer(loaded.value, images or data(), run, **options)
 
 
 def new_run(folder: Path, *overrides: str) -> Run:
