@@ -19,7 +19,7 @@ from benchmarks.common import RESULTS, write
 from spikecredit.cli import CONFIGS
 from spikecredit.training.experiment import load_experiment
 from spikecredit.training.loop import Trainer
-from spikecredit.training.run import Run, config_hash, environment
+from spikecredit.training.run import Run, environment
 
 DATA = ("mnist", "fashion_mnist")
 PATHWAYS = ("backprop", "sign_symmetry", "feedback_alignment", "sign_symmetry_dale")
@@ -36,7 +36,7 @@ def train(name: str, path: str, seed: int, folder: Path, device: torch.device) -
             run.start(loaded.resolved)
         run.record_environment(environment(device))
         data = loaded.value.data.load().to(device)
-        trainer = Trainer(loaded.value, data, run, config_hash(loaded.resolved))
+        trainer = Trainer(loaded.value, data, run)
         if not fresh:
             trainer.restore()
         trainer.fit()

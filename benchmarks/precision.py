@@ -16,7 +16,7 @@ from benchmarks.common import RESULTS, write
 from spikecredit.cli import CONFIGS
 from spikecredit.training.experiment import load_experiment
 from spikecredit.training.loop import Trainer
-from spikecredit.training.run import Run, config_hash, environment
+from spikecredit.training.run import Run, environment
 
 CONFIG = "mnist_lenet_sign_symmetry"
 PRECISIONS = ("float32", "bf16")
@@ -33,7 +33,7 @@ def train(precision: str, seed: int, epochs: int, path: str, folder: Path, devic
     if fresh:
         run.start(loaded.resolved)
     run.record_environment(environment(device))
-    trainer = Trainer(loaded.value, loaded.value.data.load().to(device), run, config_hash(loaded.resolved))
+    trainer = Trainer(loaded.value, loaded.value.data.load().to(device), run)
     if not fresh:
         trainer.restore()
     trainer.train()

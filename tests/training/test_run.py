@@ -15,7 +15,6 @@ import yaml
 import spikecredit
 from spikecredit.training import run as module
 from spikecredit.training.checkpoint import CheckpointError
-from spikecredit.training.experiment import load_experiment
 from spikecredit.training.run import Run, RunError, config_hash, environment, finite_or_none, free_folder
 from spikecredit.training.schema import load
 
@@ -204,8 +203,8 @@ def test_the_processor_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_default_that_a_later_version_adds_leaves_old_runs_theirs(tmp_path: Path) -> None:
     run = tiny.new_run(tmp_path / "old", "training.epochs=1")
-    kept = [line for line in run.config.read_text().splitlines() if "measure" not in line]
-    run.config.write_text("\n".join(kept))  # as if written before `training.measure` was there
+    kept = [line for line in run.config.read_text().splitlines() if "compile" not in line]
+    run.config.write_text("\n".join(kept))  # as if written before `training.compile` was there
     trainer = tiny.trainer("training.epochs=1", run=run)
     trainer.fit()
     again = tiny.trainer("training.epochs=1", run=Run.open(run.folder))
