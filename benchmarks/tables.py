@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,18 @@ def symmetry_tables() -> dict[str, str | None]:
     return {f"symmetry_{name}": render(found, name, table) for name in sections}
 
 
+def angles_table() -> str | None:
+    """Angles to backprop's error before and after training, for each pathway."""
+    from benchmarks import angles
+
+    found = load("angles")
+    if found is None:
+        return None
+    seen = {row["environment"]["commit"]: row["environment"] for row in found["rows"].values()}
+    lines = [origin(found["command"], env, f", seeds 0 to {found['seeds'] - 1}") for env in seen.values()]
+    return "\n\n".join([table(*angles.table(found)), *lines])
+
+
 SHOWN = {"spikes": "spikes, 50 %", "sparse spikes": "spikes, 13 %", "constant": "constant image"}
 
 
@@ -233,13 +246,19 @@ def _milliseconds(row: dict[str, Any]) -> float:
     return 1e3 * row["train"]["median"]
 
 
-def speed_plot() -> str:
-    from benchmarks.speed_report import plot
-
+def drawn(plot: Callable[[dict[str, Any], Path], None], name: str) -> str:
+    """The figure of results/NAME.json as SVG text."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "speed.svg"
-        plot(load("speed-cpu") or {}, path)
+        path = Path(folder) / "figure.svg"
+        plot(load(name) or {}, path)
         return path.read_text()
+
+
+def plots() -> dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]]:
+    """Figures: the results that each shows, and who draws it."""
+    from benchmarks import angles, speed_report
+
+    return {"speed": ("speed-cpu", speed_report.plot), "angles": ("angles", angles.plot)}
 
 
 def outputs() -> dict[Path, str]:
@@ -255,6 +274,7 @@ def outputs() -> dict[Path, str]:
         "speed_summary": speed_summary(),
         "precision": precision_table(),
         "events": events_table(),
+        "angles": angles_table(),
         **symmetry_tables(),
     }
     readme = (ROOT / "README.md").read_text()
@@ -264,8 +284,9 @@ def outputs() -> dict[Path, str]:
             lambda m, text=text: m[1] + (f"{text}\n" if text else "Not measured yet.\n") + m[2], readme
         )
     files = {GENERATED / f"{name}.md": text + "\n" for name, text in tables.items() if text}
-    if load("speed-cpu") is not None:
-        files[GENERATED / "speed.svg"] = speed_plot()
+    for name, (result, plot) in plots().items():
+        if load(result) is not None:
+            files[GENERATED / f"{name}.svg"] = drawn(plot, result)
     return {ROOT / "README.md": readme, **files}
 
 
