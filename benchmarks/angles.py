@@ -114,6 +114,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
             ax.set(xlabel="training step", title=f"hidden layer {index + 1}", ylim=(0, 105), yticks=range(0, 91, 30))
             ax.set_xscale("symlog", linthresh=1)
             ax.set_xticks([0, 1, 10, 100, 1000])
+            ax.set_xlim(-0.3, 1.3 * x[-1])
             ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         panels[0].set_ylabel("angle to backprop's error (°)")
         handles, labels = panels[0].get_legend_handles_labels()

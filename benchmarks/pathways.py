@@ -1,5 +1,7 @@
 """What a pathway costs: training step and backward pass of each, against backprop, in one process.
 
+A step ends with `after_step`, in which weight mirrors have their noise phase and antiparallel feedback its correlation.
+
     python -m benchmarks.pathways [--device cuda] [--repeats 15]
 
 Writes results/pathways-DEVICE.json.
@@ -20,6 +22,10 @@ PATHWAYS = {
     "sign symmetry, uniform": sc.SignSymmetry(),
     "sign symmetry, fixed": sc.SignSymmetry(magnitude="fixed"),
     "sign symmetry, batch": sc.SignSymmetry(magnitude="batch"),
+    "Kolen-Pollack": sc.KolenPollack(),
+    "weight mirror": sc.WeightMirror(),
+    "weight mirror, every 10 steps": sc.WeightMirror(every=10),
+    "antiparallel": sc.Antiparallel(),
     "direct feedback": sc.DirectFeedbackAlignment(),
     "direct feedback, sequence": sc.DirectFeedbackAlignment(when="sequence"),
     "direct Kolen-Pollack": sc.DirectKolenPollack(),
@@ -64,6 +70,7 @@ def main() -> None:
                 optimizer.zero_grad()
                 F.cross_entropy(net(x).mean(0), labels).backward()
                 optimizer.step()
+                sc.after_step(net, optimizer)
 
             def backward(loss: Tensor = loss) -> None:
                 loss.backward(retain_graph=True)
