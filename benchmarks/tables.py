@@ -26,6 +26,7 @@ LABELS = {
     "sign_symmetry_fixed": "sign symmetry, fixed magnitudes",
     "sign_symmetry_batch": "sign symmetry, magnitudes of the batch",
     "feedback_alignment": "feedback alignment",
+    "direct_feedback_alignment": "direct feedback alignment",
     "sign_symmetry_dale": "sign symmetry + Dale's law",
 }
 
@@ -124,6 +125,27 @@ def ratio_table(name: str, columns: list[str]) -> str | None:
             + f"\n\n{origin(found['command'], found['environment'])}"
         )
     return "\n\n".join(parts) or None
+
+
+def lenet_tables() -> dict[str, str | None]:
+    """Every pathway beside the published errors: a table for each data set, and the rows of each pathway's page."""
+    from benchmarks import lenet
+
+    tables: dict[str, str | None] = {}
+    pages: dict[str, list[str]] = {page: [] for page in lenet.PAGES}
+    source = f"Published: {PUBLISHED['what']}; {PUBLISHED['source']}."
+    for data, title in lenet.DATA.items():
+        found = load(f"lenet-{data}")
+        if found is None:
+            continue
+        column = PUBLISHED["columns"].index(data)
+        origins = [origin(found["command"], environment) for environment in found["environments"]]
+        tables[f"lenet_{data}"] = "\n\n".join([table(*lenet.table(found, PUBLISHED["rows"], column)), source, *origins])
+        for page, names in lenet.PAGES.items():
+            header, rows = lenet.table(found, PUBLISHED["rows"], column, names)
+            if rows:
+                pages[page] += [f"{title}:", table(header, rows), *origins]
+    return tables | {f"lenet_{page}": "\n\n".join([*parts, source]) for page, parts in pages.items() if parts}
 
 
 def precision_table() -> str | None:
@@ -275,6 +297,7 @@ def outputs() -> dict[Path, str]:
         "precision": precision_table(),
         "events": events_table(),
         "angles": angles_table(),
+        **lenet_tables(),
         **symmetry_tables(),
     }
     readme = (ROOT / "README.md").read_text()
