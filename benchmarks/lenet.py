@@ -28,6 +28,7 @@ PUBLISHED = {
 DECAY = "training.optimizer={kind: adamw, lr: 0.002, weight_decay: 1}"
 ONCE: dict[str, tuple[str, ...]] = {
     "uSF-SN": (), "KP": (DECAY,), "WM": (), "DKP": (DECAY,), "sDFA": (), "DRTP": (), "IA": (), "SA": (), "AA": (),
+    "antiparallel": (DECAY,),
 }  # fmt: skip
 """Rows with one seed, and the settings that they need."""
 
@@ -39,7 +40,7 @@ PAGES = {
     "kolen_pollack": ("KP",),
     "weight_mirror": ("WM",),
     "information_alignment": ("IA", "SA", "AA"),
-    "antiparallel": ("AP",),
+    "antiparallel": ("antiparallel",),
 }
 """The rows that the page of each pathway shows."""
 
