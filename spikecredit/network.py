@@ -11,7 +11,7 @@ from spikecredit.neurons import Neuron
 from spikecredit.pathways import Backprop, Pathway
 from spikecredit.pathways.broadcast import Broadcast
 from spikecredit.pathways.direct import DirectPathway
-from spikecredit.synapses import BatchNorm1d, BatchNorm2d, Constrained, RecurrentLinear, Synapse, Wiring
+from spikecredit.synapses import BatchNorm1d, BatchNorm2d, Constrained, RecurrentLinear, Synapse, Wiring, synapses_of
 from spikecredit.synapses.pooled import conv_pool, fusable
 
 Taps = dict[str, Tensor]
@@ -135,7 +135,7 @@ class Network(nn.Module):
 
     def synapses(self) -> dict[str, Synapse]:
         """The weighted layers by name, in order; those inside blocks and recurrent layers too."""
-        return {name: layer for name, layer in self.named_modules() if isinstance(layer, Synapse)}
+        return synapses_of(self)
 
     @property
     def needs_target(self) -> bool:

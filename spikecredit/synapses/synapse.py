@@ -378,6 +378,11 @@ class _Attach(torch.autograd.Function):
         return grad, torch.ones((), dtype=ctx.dtype, device=grad.device)
 
 
+def synapses_of(module: nn.Module) -> dict[str, Synapse]:
+    """The weighted layers of ours in a network or a converted model by name, in order of registration."""
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, Synapse)}
+
+
 def learned_feedback(module: nn.Module) -> list[nn.Parameter]:
     """The feedback weights among the parameters of a network, in order: those of pathways that learn them."""
     found: list[nn.Parameter] = []
