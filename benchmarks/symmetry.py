@@ -21,6 +21,7 @@ from benchmarks.common import RESULTS, write
 from spikecredit.analysis import angle
 from spikecredit.analysis.report import interval
 from spikecredit.cli import CONFIGS
+from spikecredit.constraints import FrozenSigns
 from spikecredit.data import ImageData
 from spikecredit.pathways import MimicFeedbackAlignment
 from spikecredit.training.experiment import load_experiment
@@ -62,6 +63,10 @@ ADAMS = {f"lr {lr:g}": (f"training.optimizer={{kind: adam, lr: {lr}}}",) for lr 
 BOTH = {"SGD with momentum": PLAIN, "Adam": ADAM}
 THREE = {"backprop": "backprop", "feedback alignment": "feedback_alignment", "sign symmetry": "sign_symmetry"}
 NOISES = [(noise, drawn) for drawn in ("once", "batch") for noise in (1.0, 2.0, 4.0)]
+FREEZES: Settings = {"signs free": ()} | {
+    f"frozen {when}": (f"constraint={{kind: frozen_signs, after: {after}}}",)
+    for after, when in {0: "from the start", 1: "after 1 epoch", 2: "after 2 epochs", 5: "after 5 epochs"}.items()
+}
 ERRORS = {"graded": "graded", "clipped at the mean size": "{kind: clip, limit: 1}", "sign only": "sign"}
 ACCURACY: dict[str, dict[str, Settings]] = {
     "agreement": {
@@ -99,6 +104,11 @@ ACCURACY: dict[str, dict[str, Settings]] = {
         f"{name}, {label}": crossed(f"{{kind: {kind}, error: {error}}}", ADAMS)
         for name, kind in THREE.items()
         for label, error in ERRORS.items()
+    },
+    "frozen": {
+        f"{name}, {when}": one(f"pathway={THREE[name]}", *freezing, ADAM)
+        for name in ("backprop", "sign symmetry")
+        for when, freezing in FREEZES.items()
     },
     "initialisation": {
         f"{name}, {initialisation}, {how}": one(
@@ -158,11 +168,21 @@ def accuracies(data: ImageData, settings: Settings, seeds: int) -> dict[str, Any
             best = mean, name, trainers
     assert best is not None
     angles = [angle_to_feedback(trainer) for trainer in best[2]]  # before `finish` goes back to the best epoch
+    held = statistics.mean(held_at_floor(trainer) for trainer in best[2])
     tests = [t.finish()["test_accuracy"] for t in best[2]]
     return {
         "setting": best[1], "validation": best[0], "test": tests, "tried": len(settings),
-        "angle": statistics.mean(angles),
+        "angle": statistics.mean(angles), "held": held,
     }  # fmt: skip
+
+
+def held_at_floor(trainer: Trainer) -> float:
+    """Share of the weights whose sign is frozen that are at the floor: those that would have another sign."""
+    constraint = trainer.experiment.constraint
+    if not isinstance(constraint, FrozenSigns):
+        return 0.0
+    weights = torch.cat([layer.weight.detach().flatten() for layer in trainer.net.synapses().values()])
+    return float((weights.abs() <= 2 * constraint.floor).double().mean())
 
 
 def angle_to_feedback(trainer: Trainer) -> float:
@@ -220,9 +240,11 @@ def render(found: dict[str, Any], section: str, table: Callable[[list[str], list
             setting = [r["setting"] or "–"] if chosen else []
             span = f"{percent(statistics.mean(r['test']))} ({percent(low)} to {percent(high)})"
             turned = [f"{r['angle']:.0f}°"] if section == "controls" else []
+            turned += [percent(r["held"])] if section == "frozen" else []
             rows.append([name, *setting, percent(r["validation"]), span, *turned])
         header = ["", *(["chosen on the validation split"] if chosen else []), "validation", "test (95 % t-interval)"]
         header += ["angle of W to B (penalty: to B₀)"] if section == "controls" else []
+        header += ["weights at the floor after training"] if section == "frozen" else []
         body = table(header, rows)
     used = [row["environment"] for row in part["rows"].values()]
     commits = sorted({each["commit"] for each in used})

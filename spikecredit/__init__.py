@@ -10,10 +10,10 @@ Importing it needs torch and numpy only; everything else is imported where it is
 
 from spikecredit import analysis, architectures, losses
 from spikecredit.architectures import MLP, VGG, LeNet, ResNet
-from spikecredit.constraints import Dale, Unconstrained
+from spikecredit.constraints import Dale, FrozenSigns, Unconstrained
 from spikecredit.convert import convert
 from spikecredit.data import encode
-from spikecredit.network import Network, after_step, attach
+from spikecredit.network import Network, after_step, attach, freeze_signs, start_epoch
 from spikecredit.neurons import (
     ALIF,
     LIF,
@@ -81,6 +81,7 @@ __all__ = [
     "FastSigmoid",
     "FeedbackAlignment",
     "Flatten",
+    "FrozenSigns",
     "Gaussian",
     "GlobalAvgPool2d",
     "Graded",
@@ -111,5 +112,7 @@ __all__ = [
     "attach",
     "convert",
     "encode",
+    "freeze_signs",
     "losses",
+    "start_epoch",
 ]

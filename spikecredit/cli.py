@@ -259,7 +259,7 @@ def tensorboard_writer(folder: Path) -> Any:
 @main.command()
 @click.argument("words", nargs=-1, metavar="[CONFIG]... [KEY=VALUE]...")
 @click.option("--pathway", help="Kinds or short names, between commas: BP,FA,'sign_symmetry(magnitude=fixed)'.")
-@click.option("--constraint", help="Kinds, between commas: none,dale.")
+@click.option("--constraint", help="Kinds, between commas: none,dale,frozen_signs.")
 @click.option("--seeds", default=3, show_default=True, help="Runs per row; seeds 0, 1, ...")
 @click.option("--set", "changes", multiple=True, metavar="NAME:KEY=VALUE", help="Change the rows that NAME names.")
 @click.option("--run", "folder", default=None, help="Folder; by default runs/compare-NAME-OF-CONFIG.")

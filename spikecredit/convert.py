@@ -24,7 +24,8 @@ SIGNS_SEED = 0
 
 
 class Scaled(Constrained):
-    """With a normalisation class of torch, one whose scale is under a constraint: gamma >= 0 under Dale's law.
+    """With a normalisation class of torch, one whose scale is under a constraint: gamma >= 0 under Dale's law, no
+    change of sign where signs are frozen.
 
     All else is torch's: `isinstance`, `num_batches_tracked`, `momentum=None`, missing running statistics.
     """
@@ -40,6 +41,8 @@ class Scaled(Constrained):
         self.presynaptic_sign = None if signs is None else torch.ones_like(self.weight, dtype=torch.int8)
         if signs is not None and not already:
             self.weight.abs_()
+        self._hold_signs(anew=not already)
+        self.constraint.start_epoch(self, 0)
         self.project()
         return source
 
@@ -249,6 +252,8 @@ def _obeys(layer: Synapse, source: Population | None, constraint: Constraint) ->
     """Whether an earlier call has put the layer under this constraint with these signs."""
     if layer.constraint != (layer.given_constraint or constraint):
         return False
+    if layer.frozen_sign is not None:
+        return True
     present, wanted = layer.presynaptic_sign, layer._signs(source, layer.units[0], SIGNS_SEED, "", axis=1)
     return present is not None and wanted is not None and torch.equal(present, wanted)
 

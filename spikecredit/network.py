@@ -6,12 +6,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from spikecredit.constraints import Constraint, Population, Unconstrained
+from spikecredit.constraints import Constraint, FrozenSigns, Population, Unconstrained
 from spikecredit.neurons import Neuron
 from spikecredit.pathways import Backprop, Pathway
 from spikecredit.pathways.broadcast import Broadcast
 from spikecredit.pathways.direct import DirectPathway
-from spikecredit.synapses import BatchNorm1d, BatchNorm2d, Constrained, RecurrentLinear, Synapse, Wiring
+from spikecredit.synapses import BatchNorm1d, BatchNorm2d, Constrained, RecurrentLinear, Synapse, Wiring, synapses_of
 from spikecredit.synapses.pooled import conv_pool, fusable
 
 Taps = dict[str, Tensor]
@@ -135,7 +135,7 @@ class Network(nn.Module):
 
     def synapses(self) -> dict[str, Synapse]:
         """The weighted layers by name, in order; those inside blocks and recurrent layers too."""
-        return {name: layer for name, layer in self.named_modules() if isinstance(layer, Synapse)}
+        return synapses_of(self)
 
     @property
     def needs_target(self) -> bool:
@@ -359,6 +359,45 @@ def after_step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
             layer.project()
             if isinstance(layer, Synapse):
                 layer.learn()
+
+
+def start_epoch(net: nn.Module, epoch: int) -> None:
+    """At the start of an epoch of training: constraints that begin later than training, as `FrozenSigns(after=2)`, do.
+
+    Idempotent: signs that are frozen stay.
+
+    Args:
+        net: a network, or a model that was converted. epoch: counted from 0.
+    Raises:
+        TypeError, ValueError: epoch is no whole number, or below 0.
+    """
+    if not isinstance(epoch, int) or isinstance(epoch, bool):
+        raise TypeError(f"epoch is a whole number, 0 for the first, got {epoch!r}")
+    if epoch < 0:
+        raise ValueError(f"epochs count from 0, got {epoch}")
+    for layer in net.modules():
+        if isinstance(layer, Constrained):
+            layer.constraint.start_epoch(layer, epoch)
+
+
+def freeze_signs(net: nn.Module) -> None:
+    """Freeze the signs that weights under `FrozenSigns` have now, whatever epoch it is and what was frozen before.
+
+    Needed after weights were loaded or written into a network whose signs are frozen from the start.
+
+    Raises:
+        ValueError: no layer is under `FrozenSigns`.
+    """
+    layers = [m for m in net.modules() if isinstance(m, Constrained) and isinstance(m.constraint, FrozenSigns)]
+    if not layers:
+        raise ValueError(
+            f"no layer of this {type(net).__name__} is under FrozenSigns: write Network(..., constraint=FrozenSigns()) "
+            "or convert(model, constraint=FrozenSigns())"
+        )
+    for layer in layers:
+        assert layer.frozen_sign is not None and isinstance(layer.constraint, FrozenSigns)
+        layer.frozen_sign.zero_()
+        layer.constraint.freeze(layer)
 
 
 def attach(net: nn.Module, optimizer: torch.optim.Optimizer) -> torch.utils.hooks.RemovableHandle:

@@ -437,7 +437,7 @@ def _histogram(ax: "Axes", name: str, weight: np.ndarray, signs: Any) -> dict[st
     top = float(np.abs(weight[finite]).max(initial=0.0)) or 1.0
     edges = np.linspace(-top, top, 61)  # an edge at 0: no bin mixes the signs
     facts = [f"{100 * np.mean(weight == 0):.1f}% exactly 0"]
-    groups = [("no sign constraint", UNSIGNED, finite)]
+    groups = [("units without a sign", UNSIGNED, finite)]
     if signs is not None:
         sign = np.broadcast_to(np.asarray(signs), weight.shape)
         groups = [("from excitatory units", EXCITATORY, finite & (sign > 0))]

@@ -2,7 +2,8 @@
 
 from spikecredit.constraints.constraint import Constraint, Population, Unconstrained
 from spikecredit.constraints.dale import Dale
+from spikecredit.constraints.frozen import FrozenSigns
 
-CONSTRAINTS: dict[str, type[Constraint]] = {"none": Unconstrained, "dale": Dale}
+CONSTRAINTS: dict[str, type[Constraint]] = {"none": Unconstrained, "dale": Dale, "frozen_signs": FrozenSigns}
 
-__all__ = ["CONSTRAINTS", "Constraint", "Dale", "Population", "Unconstrained"]
+__all__ = ["CONSTRAINTS", "Constraint", "Dale", "FrozenSigns", "Population", "Unconstrained"]

@@ -20,7 +20,8 @@ class Population:
 
 
 class ConstrainedLayer(Protocol):
-    """What a constraint needs of a layer: a weight and, where it applies, signs that broadcast against it."""
+    """What a constraint needs of a layer: a weight and, where they apply, signs of its units, which broadcast against
+    it, and those of its synapses, in its shape."""
 
     @property
     def weight(self) -> Tensor: ...
@@ -28,6 +29,8 @@ class ConstrainedLayer(Protocol):
     def presynaptic_sign(self) -> Tensor | None: ...
     @property
     def postsynaptic_sign(self) -> Tensor | None: ...
+    @property
+    def frozen_sign(self) -> Tensor | None: ...
 
 
 class Constraint(ABC):
@@ -43,6 +46,11 @@ class Constraint(ABC):
         """Whether feedback synapses are under the constraint too."""
         return False
 
+    @property
+    def freezes(self) -> bool:
+        """Whether each synapse has a sign of its own: the layer then keeps `frozen_sign`, 0 where it is still free."""
+        return False
+
     @abstractmethod
     def signs(self, population: Population, seed: int) -> Tensor | None:
         """The sign of every unit of a population, int8 in {-1, 1}, shape (units,); None if units have none."""
@@ -50,6 +58,9 @@ class Constraint(ABC):
     @abstractmethod
     def initialise(self, layer: ConstrainedLayer, generator: torch.Generator) -> None:
         """Turn freshly initialised weights into ones that obey the constraint."""
+
+    def start_epoch(self, layer: ConstrainedLayer, epoch: int) -> None:  # noqa: B027  (most know nothing of epochs)
+        """At the start of an epoch of training, counted from 0: what begins later than training does."""
 
     @abstractmethod
     def effective(self, layer: ConstrainedLayer) -> Tensor:

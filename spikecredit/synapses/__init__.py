@@ -12,6 +12,7 @@ from spikecredit.synapses.synapse import (
     Synapse,
     Wiring,
     learned_feedback,
+    synapses_of,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "Synapse",
     "Wiring",
     "learned_feedback",
+    "synapses_of",
 ]

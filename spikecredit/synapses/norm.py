@@ -12,7 +12,7 @@ class _BatchNorm(Constrained):
     """y = gamma (x - mean) / sqrt(var + eps) + bias, with one mean and variance for all time steps and samples.
 
     In training the statistics are those of the chunk of time at hand (all T in a whole-sequence pass); in evaluation
-    they are running averages. Under Dale's law gamma >= 0.
+    they are running averages. Under Dale's law gamma >= 0; frozen signs hold for gamma too.
 
     Args:
         num_features: C. eps, momentum: as in `torch.nn.BatchNorm2d`.
@@ -48,6 +48,7 @@ class _BatchNorm(Constrained):
         self.constraint = constraint
         signs = constraint.signs(Population("scale", self.num_features), 0)
         self.presynaptic_sign = None if signs is None else torch.ones_like(signs, device=self.weight.device)
+        self._hold_signs(anew=True)
         constraint.initialise(self, torch.Generator())  # a scale has no fan-in: nothing is drawn for it
         self._projected_version = self.weight._version
 

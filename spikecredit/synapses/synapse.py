@@ -43,12 +43,14 @@ class Constrained(nn.Module):
     weight: Tensor
     presynaptic_sign: Tensor | None
     postsynaptic_sign: Tensor | None
+    frozen_sign: Tensor | None
 
     def set_up_constraint(self, constraint: Constraint | None) -> None:
         self.given_constraint = constraint
         self.constraint: Constraint = constraint or Unconstrained()
         self.register_buffer("presynaptic_sign", None)
         self.register_buffer("postsynaptic_sign", None)
+        self.register_buffer("frozen_sign", None)
         self._projected_version = -1
         self._warned = False
         self._given_weight: Tensor | None = None
@@ -56,6 +58,13 @@ class Constrained(nn.Module):
     def effective_weight(self) -> Tensor:
         """The weight that the forward pass uses: `weight` itself unless a constraint reparametrises it."""
         return self.constraint.effective(self)
+
+    def _hold_signs(self, anew: bool) -> None:
+        """Keep signs of the synapses where the constraint has them: all free if made anew, else as they are."""
+        if not self.constraint.freezes:
+            self.frozen_sign = None
+        elif anew or self.frozen_sign is None:
+            self.frozen_sign = torch.zeros_like(self.weight, dtype=torch.int8)
 
     @torch.no_grad()
     def _release(self) -> None:
@@ -208,6 +217,7 @@ class Synapse(Constrained):
                 f"{name}: {self.pathway} with {self.constraint}: the gradient is that of a parameter from which W is "
                 "made, and B has no such parameter to share it with. Take Dale(mode='project')"
             )
+        self._hold_signs(anew=wiring.initialise)
         if wiring.initialise:
             self.constraint.initialise(self, generator(wiring.seed, "dale", "weights", name))
         self._projected_version = self.weight._version
@@ -340,6 +350,7 @@ class _FeedbackSide:
     weight: Tensor
     presynaptic_sign: Tensor | None
     postsynaptic_sign: None = None
+    frozen_sign: None = None
 
 
 class _Tie(torch.autograd.Function):
@@ -365,6 +376,11 @@ class _Attach(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         return grad, torch.ones((), dtype=ctx.dtype, device=grad.device)
+
+
+def synapses_of(module: nn.Module) -> dict[str, Synapse]:
+    """The weighted layers of ours in a network or a converted model by name, in order of registration."""
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, Synapse)}
 
 
 def learned_feedback(module: nn.Module) -> list[nn.Parameter]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from spikecredit.architectures import ARCHITECTURES, MLP, Architecture
-from spikecredit.constraints import CONSTRAINTS, Constraint, Unconstrained
+from spikecredit.constraints import CONSTRAINTS, Constraint, FrozenSigns, Unconstrained
 from spikecredit.data import AUGMENTATIONS, DATA, ENCODERS, Augmentation, DataSource, Digits, Encoder, ImageData
 from spikecredit.data.encode import Constant
 from spikecredit.losses import LOSSES, Loss, MeanPotential
@@ -115,6 +115,12 @@ class Experiment:
         if self.normalise and self.encoder.needs_unit_range:
             raise ValueError(
                 f"{type(self.encoder).__name__} reads pixels as values between 0 and 1: write normalise: false"
+            )
+
+        if isinstance(self.constraint, FrozenSigns) and self.constraint.after >= self.training.epochs:
+            raise ValueError(
+                f"constraint.after={self.constraint.after} freezes signs after that many epochs, and training ends "
+                f"after {self.training.epochs}: write a smaller one, or constraint: none"
             )
 
     def build(self, data: ImageData) -> Network:

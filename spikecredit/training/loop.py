@@ -19,7 +19,7 @@ from torch import Tensor
 from spikecredit.analysis.activity import activity, first_non_finite, spikes_per_neuron, warn_of_extremes
 from spikecredit.analysis.alignment import LayerAlignment, alignment
 from spikecredit.data import Batches, ImageData, Split
-from spikecredit.network import after_step
+from spikecredit.network import after_step, start_epoch
 from spikecredit.seeds import generator
 from spikecredit.synapses import learned_feedback
 from spikecredit.training import checkpoint
@@ -215,6 +215,8 @@ class Trainer:
             if not self.history:
                 self.end_of_epoch(None, 0.0)
             while self.epoch < training.epochs and not self.stopped_early():
+                if self.batch == 0:
+                    start_epoch(self.net, self.epoch)
                 start = time.perf_counter() - self.seconds
                 for images, labels, index in self.batches.epoch(self.epoch, self.batch):
                     self.train_batch(images, labels)

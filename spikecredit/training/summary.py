@@ -8,7 +8,7 @@ import numpy as np
 from spikecredit.analysis import report
 from spikecredit.analysis.activity import record
 from spikecredit.analysis.report import RunRecord
-from spikecredit.constraints import Dale
+from spikecredit.constraints import Dale, FrozenSigns
 from spikecredit.training.experiment import Experiment
 from spikecredit.training.loop import Trainer
 
@@ -61,6 +61,13 @@ def notes(experiment: Experiment, validated: bool) -> list[str]:
                 if experiment.constraint.feedback == "exempt"
                 else "errors are carried by the same neurons, so feedback weights obey it too (feedback='own')."
             )
+        )
+    if isinstance(experiment.constraint, FrozenSigns):
+        after = experiment.constraint.after
+        since = f"after {after} epoch{'s' * (after > 1)} of free training" if after else "from the start"
+        lines.append(
+            f"The signs of all weights and normalisation scales are frozen {since}; biases and feedback weights are "
+            "exempt. Violations count weights of another sign than the frozen one, and none before it is frozen."
         )
     if not experiment.pathway.transports_weights:
         leak = " along its own leak"

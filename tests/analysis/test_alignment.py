@@ -147,6 +147,34 @@ def test_frozen_layers_and_other_losses():
     assert found["layers.5"] == whole["layers.5"]
 
 
+def test_activations_in_place_hide_no_error():
+    torch.manual_seed(0)
+    conv, dense = sc.Conv2d(1, 3, 3), sc.Linear(12, 4)
+    x, y = torch.randn(3, 5, 1, 4, 4), torch.arange(5) % 4
+    found = [
+        alignment(
+            sc.Network(conv, torch.nn.ReLU(inplace), sc.Flatten(), dense, pathway=sc.FeedbackAlignment(), seed=0), x, y
+        )
+        for inplace in (False, True)
+    ]
+    assert repr(found[0]) == repr(found[1]) and 0 < found[1]["layers.0"].error_angle < 180
+
+
+def test_errors_of_a_layer_at_two_places_are_one_vector():
+    torch.manual_seed(0)
+    twice = sc.Linear(4, 4)
+    net = sc.Network(twice, sc.ReLU(), twice, pathway=sc.FeedbackAlignment(), seed=0).double()
+    x, y = torch.randn(3, 5, 4, dtype=torch.float64), torch.arange(5) % 4
+    out = net(x).detach().requires_grad_()
+    (e,) = torch.autograd.grad(F.cross_entropy(out.mean(0), y), out)
+    slope = (twice(x) > 0).double()
+    delivered, true = (torch.cat([e @ m * slope, e], 2) for m in (twice.feedback_weight, twice.weight.detach()))
+    found = alignment(net, x, y, over_time=True)["layers.0"]
+    assert found.error_angle == pytest.approx(arccos(delivered, true), rel=1e-9)
+    assert found.error_norm == pytest.approx(float(delivered.norm()))
+    assert found.error_angle_over_time == pytest.approx([arccos(a, b) for a, b in zip(delivered, true, strict=True)])
+
+
 def test_direct_feedback_by_hand():
     """delta_1 = e B phi'(a_1) for what is delivered, e W_2 phi'(a_1) for the truth; no B has the layout of W."""
     torch.manual_seed(0)

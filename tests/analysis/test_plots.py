@@ -191,7 +191,7 @@ def test_weight_signs_counts():
     weight = np.array([[0.5, -0.5, 0.0], [-0.25, -1.0, 0.75]])  # column 0 excitatory with one wrong, 1 and 2 inhibitory
     figure = plots.weight_signs({"dale": (weight, np.array([[1, -1, -1]], dtype=np.int8)), "free": (weight, None)})
     said = texts(figure)
-    assert "16.7% exactly 0, 2 of the wrong sign" in said and "no sign constraint" in said
+    assert "16.7% exactly 0, 2 of the wrong sign" in said and "units without a sign" in said
     dale, free = (ax for ax in figure.axes if ax.patches)
     shares = [patch.get_data().values.sum() for patch in dale.patches]
     np.testing.assert_allclose(shares, [100 * 2 / 6, 100 * 3 / 6])

@@ -1,5 +1,7 @@
 """benchmarks.symmetry: its settings are configurations, what it reads of a run, and how it writes it down."""
 
+import re
+
 import pytest
 import tiny
 import torch
@@ -50,14 +52,24 @@ def test_a_factor_scales_the_initial_weights() -> None:
         torch.testing.assert_close(y.weight, 0.1 * x.weight, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::spikecredit.analysis.activity.ActivityWarning")
+def test_weights_at_the_floor_are_those_that_the_constraint_holds_there() -> None:
+    short = ("training.epochs=1", "training.optimizer={kind: sgd, lr: 3}")
+    held, free = (symmetry.trained(tiny.data(), (*short, *freezing), 0) for freezing in (
+        symmetry.FREEZES["frozen from the start"], ()))  # fmt: skip
+    assert 0 < symmetry.held_at_floor(held) < 1 and symmetry.held_at_floor(free) == 0
+
+
 def test_tables_say_where_they_are_from() -> None:
     environment = {"commit": "0123456789ab", "torch": "2.13", "processor": "a processor"}
     runs = {"setting": "lr 1", "validation": 0.5, "test": [0.25, 0.75], "tried": 2, "environment": environment}
+    held = runs | {"setting": "", "tried": 1, "held": 0.125}
     start = {"start": 0.5, "end": 0.96, "lowest": 0.9, "validation": 0.8, "steps": 10, "environment": environment}
     found = {
         "command": "python -m benchmarks.symmetry",
         "sections": {
             "errors": {"rows": {"a row": runs}, "seeds": 2},
+            "frozen": {"rows": {"a row": held}, "seeds": 2},
             "signs": {"rows": {"a row": start}, "seeds": 2},
         },
     }
@@ -65,5 +77,6 @@ def test_tables_say_where_they_are_from() -> None:
     assert text is not None
     assert "| a row | lr 1 | 50.00 % | 50.00 % (" in text
     assert "`python -m benchmarks.symmetry errors`, seeds 0 to 1, commit 0123456789ab" in text
+    assert re.search(r"\| a row \| 50.00 % \| .* \| 12.50 % \|", str(symmetry.render(found, "frozen", table)))
     assert "| a row | 50.00 % | 96.00 % | 90.00 % | 80.00 % |" in str(symmetry.render(found, "signs", table))
     assert symmetry.render(found, "controls", table) is None

@@ -15,11 +15,14 @@ def test_unconstrained_touches_nothing():
     assert torch.equal(layer.weight, before)
     assert layer.effective_weight() is layer.weight
     assert layer.violations() == 0
-    assert layer.presynaptic_sign is None
+    assert layer.presynaptic_sign is None and layer.frozen_sign is None
+    sc.start_epoch(layer, 5)
+    assert torch.equal(layer.weight, before)
     assert sc.Unconstrained().signs(Population("x", 3), 0) is None
     matrix = torch.randn(4, 5)
     assert sc.Unconstrained().constrain_feedback(matrix, layer) is matrix
     assert not sc.Unconstrained().needs_projection
+    assert not sc.Unconstrained().freezes
     assert not sc.Unconstrained().constrains_feedback
 
 

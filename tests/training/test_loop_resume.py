@@ -94,6 +94,13 @@ RESUMED: dict[str, tuple[str, ...]] = {
         "network={kind: lenet, channels: [3, 4], kernel: 3, hidden: [8]}",
         "pathway={kind: weight_mirror, every: 2, samples: 8, initial: 2}",
     ),
+    "signs frozen after an epoch, convolutions, norm": (
+        "network={kind: lenet, channels: [3, 4], kernel: 3, hidden: [8], norm: true}", "pathway=sign_symmetry",
+        "constraint={kind: frozen_signs, after: 1}", "training.optimizer={kind: sgd, lr: 0.3}",
+    ),
+    "signs frozen from the start, Kolen-Pollack": (
+        "pathway=kolen_pollack", "constraint=frozen_signs", "training.optimizer={kind: adamw, lr: 0.05}",
+    ),
     "local alignment, recurrent": ("network.recurrent=true", "pathway=local_alignment"),
     "recurrent": ("network.recurrent=true", "loss=per_step", "training.schedule={kind: step, milestones: [1]}"),
 }  # fmt: skip

@@ -53,6 +53,8 @@ def test_weights_are_effective_with_the_signs_of_their_units() -> None:
         (("pathway=feedback_alignment", "neuron.detach_reset=false"), ["own leak and its reset."], ["detached"]),
         (("pathway=feedback_alignment",), ["carries errors from layer to layer"], ["straight"]),
         (("pathway=direct_feedback_alignment",), ["carries the output's error straight to"], ["from layer to layer"]),
+        (("constraint=frozen_signs",), ["frozen from the start; biases"], ["Dale", "free training"]),
+        (("constraint={kind: frozen_signs, after: 1}",), ["frozen after 1 epoch of free training"], ["the start"]),
         (("pathway=feedback_alignment", "neuron=relu"), ["run back through time."], ["leak", "reset"]),
     ],
 )
