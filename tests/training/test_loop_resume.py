@@ -95,6 +95,13 @@ RESUMED: dict[str, tuple[str, ...]] = {
         "pathway={kind: weight_mirror, every: 2, samples: 8, initial: 2}",
     ),
     "local alignment, recurrent": ("network.recurrent=true", "pathway=local_alignment"),
+    "node perturbation, recurrent, dropout": (
+        "rule={kind: node_perturbation, draws: 2}", "network.recurrent=true", "network.dropout=0.3",
+    ),
+    "nudged, convolutions, batch norm, dropout": (
+        "network={kind: lenet, channels: [3, 4], kernel: 3, hidden: [8], norm: true, dropout: 0.2}",
+        "rule={kind: bptt, nudge: 0.5}", "pathway={kind: sign_symmetry, magnitude: batch}",
+    ),
     "recurrent": ("network.recurrent=true", "loss=per_step", "training.schedule={kind: step, milestones: [1]}"),
 }  # fmt: skip
 
