@@ -255,6 +255,15 @@ def test_a_constant_input_is_nudged_step_by_step(first: sc.neurons.Neuron) -> No
     assert [tuple(d.shape) for d in errors if d is not None] == [(6, 4, 8), (6, 4, 6)]
 
 
+def test_running_statistics_of_a_constant_input_count_its_steps() -> None:
+    torch.manual_seed(0)
+    net = sc.Network(sc.Linear(5, 8), sc.ReLU(), sc.Linear(8, 6), sc.BatchNorm1d(6), sc.LIF(), sc.Linear(6, 3)).double()
+    twin, x = copy.deepcopy(net), sc.encode.constant(batch()[0], steps=6)
+    twin(x)
+    BPTT(0.5).gradients(net, x, LABELS)
+    torch.testing.assert_close(net.layers[3].running_var, twin.layers[3].running_var, rtol=1e-10, atol=0)
+
+
 def test_frozen_layers_are_left_as_they_are() -> None:
     net, x = network(), batch()
     for layer in (net.layers[0], net.layers[2]):

@@ -153,6 +153,40 @@ def test_the_checks_notice_a_wrong_rule(wrong: str, monkeypatch: pytest.MonkeyPa
         check()
 
 
+def test_one_trial_by_hand() -> None:
+    """A recurrent layer of rate units and a readout, with the very noise of the trial."""
+    torch.manual_seed(0)
+    net = sc.Network(sc.RecurrentLinear(5, 4, sc.ReLU()), sc.Linear(4, 3), sc.LeakyReadout(tau=5.0)).double()
+    layer, last = net.layers[0], net.layers[1]
+    x, s, loss = torch.randn(6, 4, 5, dtype=torch.float64), 0.3, PerStep()
+    source = torch.Generator().manual_seed(7)
+    xi, zeta = (torch.empty(6, 4, n, dtype=torch.float64).normal_(0, s, generator=source) for n in (4, 3))
+
+    @torch.no_grad()
+    def trial(xi: Tensor, zeta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        spikes, heard, h, out, u = torch.zeros(4, 4).double(), [], [], [], 0.0
+        for t in range(6):
+            heard.append(spikes)
+            spikes = (layer.input(x[t]) + layer.recurrent(spikes) + xi[t]).relu()
+            u = math.exp(-1 / 5) * u + last(spikes) + zeta[t]
+            h.append(spikes)
+            out.append(u)
+        return torch.stack(heard), torch.stack(h), loss.of_samples(torch.stack(out), LABELS)
+
+    heard, h, noisy = trial(xi, zeta)
+    better = ((noisy - trial(0 * xi, 0 * zeta)[2]) / (4 * s**2))[None, :, None]
+    expected = {
+        "layers.0.input.weight": torch.einsum("tbi,tbj->ij", better * xi, x),
+        "layers.0.input.bias": (better * xi).sum((0, 1)),
+        "layers.0.recurrent.weight": torch.einsum("tbi,tbj->ij", better * xi, heard),
+        "layers.1.weight": torch.einsum("tbi,tbj->ij", better * zeta, h),
+        "layers.1.bias": (better * zeta).sum((0, 1)),
+    }
+    NodePerturbation(s).gradients(net, x, LABELS, loss, noise=torch.Generator().manual_seed(7))
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], msg=name)
+
+
 def test_draws_are_averaged() -> None:
     net, x = dense(), torch.randn(3, 4, 5, dtype=torch.float64)
     one = estimates(net, x, LABELS, 6, NodePerturbation(0.1))
@@ -269,6 +303,28 @@ def test_all_passes_see_the_same_masks(monkeypatch: pytest.MonkeyPatch) -> None:
             probe = copy.deepcopy(net)
             NodePerturbation(1e-4, 5).gradients(probe, x, LABELS, noise=torch.Generator().manual_seed(0))
             assert float((flat(probe) - expected).norm() / expected.norm()) > 100
+
+
+class Running(torch.nn.Module):
+    """The identity, which keeps the sum of all it has seen."""
+
+    memoryless = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.total += x.detach().sum()
+        return x
+
+
+def test_running_statistics_are_those_of_the_pass_without_noise() -> None:
+    net = sc.Network(sc.Linear(5, 8), sc.ReLU(), Running(), sc.Linear(8, 3)).double()
+    twin, x = copy.deepcopy(net), torch.randn(3, 4, 5, dtype=torch.float64)
+    twin(x)
+    NodePerturbation(1.0, 3).gradients(net, x, LABELS)
+    assert torch.equal(net.layers[2].total, twin.layers[2].total)
 
 
 @pytest.mark.parametrize("first", [sc.LIF(tau=5.0, threshold=0.3), sc.ReLU()], ids=["memory", "none"])
