@@ -1,4 +1,4 @@
-"""Partial sign agreement, antiparallel feedback, batch Manhattan, controls and coded errors, on the embedded digits.
+"""Partial sign agreement, antiparallel feedback, batch Manhattan, controls, coded errors and rules, on the digits.
 
     python -m benchmarks.symmetry [SECTION ...] [--seeds 3] [--minutes M] [--anew]
 
@@ -36,6 +36,7 @@ ADAM = "training.optimizer={kind: adam, lr: 0.002}"
 MANHATTAN = "training.optimizer={{kind: sgd, lr: {lr}, momentum: 0.9, batch_manhattan: true}}"
 LONG = ("network={kind: mlp, hidden: [128, 128, 128], initialisation: lecun, norm: true}", "training.epochs=60",
         "training.schedule=flat")  # fmt: skip
+MLP = "network={{kind: mlp, hidden: [{}], initialisation: lecun}}"
 
 Settings = dict[str, tuple[str, ...]]
 
@@ -117,6 +118,25 @@ ACCURACY: dict[str, dict[str, Settings]] = {
         for how, optimizer in BOTH.items()
         for initialisation in ("torch", "lecun", "he")
         for name, kind in THREE.items()
+    },
+    "nudge": {
+        f"{name}, nudge {nudge:g}": one(
+            f"pathway={kind}", f"rule={{kind: bptt, nudge: {nudge}}}", MLP.format("128, 128"), ADAM
+        )
+        for name, kind in list(THREE.items())[:2]
+        for nudge in (0, 1, 10, 100)
+    },
+    "perturbation": {
+        f"{name}, {units} hidden units": {
+            f"lr {lr:g}": (f"rule={rule}", MLP.format(units), f"training.optimizer={{kind: adam, lr: {lr}}}")
+            for lr in rates
+        }
+        for units in (32, 256)
+        for name, rule, rates in (
+            ("backprop", "bptt", (3e-3, 1e-2)),
+            ("1 draw", "node_perturbation", (3e-3, 1e-2, 3e-2)),
+            ("10 draws", "{kind: node_perturbation, draws: 10}", (3e-3, 1e-2, 3e-2)),
+        )
     },
 }
 

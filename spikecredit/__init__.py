@@ -8,7 +8,7 @@
 Importing it needs torch and numpy only; everything else is imported where it is used.
 """
 
-from spikecredit import analysis, architectures, losses
+from spikecredit import analysis, architectures, losses, rules
 from spikecredit.architectures import MLP, VGG, LeNet, ResNet
 from spikecredit.constraints import Dale, FrozenSigns, Unconstrained
 from spikecredit.convert import convert
@@ -114,5 +114,6 @@ __all__ = [
     "encode",
     "freeze_signs",
     "losses",
+    "rules",
     "start_epoch",
 ]

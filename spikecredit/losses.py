@@ -18,6 +18,10 @@ class Loss(ABC):
         """Mean cross-entropy of the scores over the batch; labels (B,) int64."""
         return F.cross_entropy(self.scores(out), labels)
 
+    def of_samples(self, out: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample, (B,): what the loss is the mean of."""
+        return F.cross_entropy(self.scores(out), labels, reduction="none")
+
 
 @dataclass(frozen=True)
 class MeanPotential(Loss):
@@ -56,6 +60,11 @@ class PerStep(MeanPotential):
     def __call__(self, out: Tensor, labels: Tensor) -> Tensor:
         steps = out.float() if out.element_size() < 4 else out
         return F.cross_entropy(steps.flatten(0, 1), labels.repeat(out.shape[0]))
+
+    def of_samples(self, out: Tensor, labels: Tensor) -> Tensor:
+        steps = out.float() if out.element_size() < 4 else out
+        every = F.cross_entropy(steps.flatten(0, 1), labels.repeat(out.shape[0]), reduction="none")
+        return every.unflatten(0, out.shape[:2]).mean(0)
 
 
 LOSSES: dict[str, type[Loss]] = {"mean_potential": MeanPotential, "spike_count": SpikeCount, "per_step": PerStep}

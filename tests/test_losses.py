@@ -59,6 +59,17 @@ def test_half_precision_is_summed_in_single(loss, dtype):
     assert out.grad.dtype == dtype
 
 
+@pytest.mark.parametrize("loss", [kind() for kind in LOSSES.values()], ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_samples_loss_is_its_own_and_the_loss_their_mean(loss, dtype):
+    out, labels = torch.randn(6, 4, 5, dtype=torch.float64).to(dtype), torch.tensor([0, 1, 2, 3])
+    each = loss.of_samples(out, labels)
+    assert each.shape == (4,)
+    torch.testing.assert_close(each.mean(), loss(out, labels), rtol=1e-6, atol=0)
+    alone = torch.stack([loss(out[:, b : b + 1], labels[b : b + 1]) for b in range(4)])
+    torch.testing.assert_close(each, alone, rtol=1e-6, atol=0)
+
+
 def test_wrong_values_are_refused():
     with pytest.raises(ValueError, match="scale must be positive, got 0"):
         SpikeCount(0)

@@ -20,6 +20,7 @@ from spikecredit.analysis import comparison
 from spikecredit.analysis.page import MISSING
 from spikecredit.analysis.report import RunRecord
 from spikecredit.pathways import Backprop
+from spikecredit.rules import BPTT
 from spikecredit.training.cell import Cell, Data, Progress, Tell, experiment_of, run_cell
 from spikecredit.training.experiment import load_experiment
 from spikecredit.training.loop import Interrupted, Trainer
@@ -268,7 +269,8 @@ def _conditions(plan: Plan, folder: Path) -> dict[str, list[RunRecord]]:
 def _write_tables(plan: Plan, folder: Path, failures: Failures) -> list[dict[str, Any]]:
     """results.json, table.md and table.csv of what there is so far."""
     conditions = _conditions(plan, folder)
-    plain = [c.label for c in plan.conditions if experiment_of(c.resolved).pathway == Backprop()]
+    experiments = {c.label: experiment_of(c.resolved) for c in plan.conditions}
+    plain = [label for label, each in experiments.items() if each.pathway == Backprop() and each.rule == BPTT()]
     rows = comparison.summarise(conditions, failures, plain)
     runs = [run for group in conditions.values() for run in group if run.environment]
     machines = list({json.dumps(run.environment): run.environment for run in runs}.values())

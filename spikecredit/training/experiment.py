@@ -12,6 +12,7 @@ from spikecredit.losses import LOSSES, Loss, MeanPotential
 from spikecredit.network import Network
 from spikecredit.neurons import LIF, NEURONS, SURROGATES, LeakyReadout, Neuron, Surrogate
 from spikecredit.pathways import ERRORS, PATHWAYS, Backprop, ErrorSignal, Pathway
+from spikecredit.rules import BPTT, RULES, Rule
 from spikecredit.training.optimizers import OPTIMIZERS, SCHEDULES, SGD, Adam, Cosine, Optimizer, Schedule
 from spikecredit.training.schema import Loaded, load
 
@@ -26,6 +27,7 @@ KINDS: dict[str, tuple[type, dict[str, type]]] = {
     "encoders": (Encoder, ENCODERS),
     "augmentations": (Augmentation, AUGMENTATIONS),
     "losses": (Loss, LOSSES),
+    "rules": (Rule, RULES),
     "optimizers": (Optimizer, OPTIMIZERS),
     "schedules": (Schedule, SCHEDULES),
 }
@@ -88,8 +90,9 @@ class Experiment:
             its standard deviation, per channel (encoders that read pixels as probabilities need False).
         augment: in this order, on the training batches.
         loss: what is minimised, and which score decides the class.
+        rule: how a batch becomes a gradient of every weight.
         training: see `Training`.
-        seed: opens every stream of randomness: init, feedback, dale, noise, data, encoder, augment.
+        seed: opens every stream of randomness: init, feedback, dale, noise, data, encoder, augment, rule.
     """
 
     network: Architecture = MLP()
@@ -103,6 +106,7 @@ class Experiment:
     normalise: bool = True
     augment: tuple[Augmentation, ...] = ()
     loss: Loss = MeanPotential()
+    rule: Rule = BPTT()
     training: Training = Training()
     seed: int = 0
 
@@ -115,6 +119,11 @@ class Experiment:
         if self.normalise and self.encoder.needs_unit_range:
             raise ValueError(
                 f"{type(self.encoder).__name__} reads pixels as values between 0 and 1: write normalise: false"
+            )
+        if self.rule.intervenes and self.training.compile is not None:
+            raise ValueError(
+                f"{self.rule} changes what neurons receive while the network runs, for which a compiled network has no "
+                "place: write training.compile: null"
             )
 
         if isinstance(self.constraint, FrozenSigns) and self.constraint.after >= self.training.epochs:

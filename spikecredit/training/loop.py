@@ -75,6 +75,7 @@ class Trainer:
                 f"split of {data.name} is empty: write training.patience=null, or give data.validation some images"
             )
         self.net = experiment.build(data).to(self.device)
+        experiment.rule.check(self.net)
         # All parameters must be there before the optimiser is made and before a checkpoint is read.
         self.net.materialise(torch.zeros(1, 1, *data.shape, device=self.device))
         # Pooling and convolution run faster channels last (benchmarks/layout.py).
@@ -116,22 +117,22 @@ class Trainer:
         lr = training.optimizer.lr * training.schedule.factor(self.step, steps, len(self.batches))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        out = self.forward(x, target=labels) if self.net.needs_target else self.forward(x)
-        loss = experiment.loss(out, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        rule = experiment.rule
+        noise = generator(experiment.seed, "rule", self.step, device=self.device) if rule.random else None
+        loss, out = rule.gradients(self.net, x, labels, experiment.loss, self.forward, noise)
         # Over the weights only: learned feedback has their gradients over again. It is scaled by the same factor.
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None and id(p) not in self.learned]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.device.type == "cpu" or self.step % CHECK_EVERY == 0:
-            self.check_finite(loss.detach(), norm, x)
+            self.check_finite(loss, norm, x)
         if training.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.net.parameters(), training.clip_norm, norm)
         self.optimizer.step()
         after_step(self.net, self.optimizer)
         with torch.no_grad():
             correct = (experiment.loss.scores(out).argmax(1) == labels).sum()
-            self.sums += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))]).double()
+            self.sums += torch.stack([loss * len(labels), correct, correct.new_tensor(len(labels))]).double()
         self.step += 1
         self.batch += 1
 
@@ -180,7 +181,8 @@ class Trainer:
     def measure(self) -> dict[str, Any]:
         """Alignment and activity on the probe batch: the first images of the validation split (training, if empty).
 
-        In training mode, in which errors are delivered; both work on copies, so nothing of the run changes.
+        In training mode, in which errors are delivered; both work on copies, so nothing of the run changes. Where the
+        rule delivers none, what would describe them is NaN.
         """
         count = self.experiment.training.measure
         if not count:
@@ -190,6 +192,12 @@ class Trainer:
         layers = alignment(self.net, x, y, self.experiment.loss)
         firing = activity(self.net, x)
         warn_of_extremes(firing, self.warned)
+        if not self.experiment.rule.delivers_errors:
+            nan = math.nan
+            layers = {
+                name: LayerAlignment(nan, nan, layer.true_error_norm, nan, layer.weight_norm, nan, nan)
+                for name, layer in layers.items()
+            }
         return {
             "layers": {name: _recorded(layer) for name, layer in layers.items()},
             "activity": {name: asdict(layer) for name, layer in firing.items()},

@@ -9,6 +9,7 @@ from spikecredit.analysis import report
 from spikecredit.analysis.activity import record
 from spikecredit.analysis.report import RunRecord
 from spikecredit.constraints import Dale, FrozenSigns
+from spikecredit.rules import BPTT
 from spikecredit.training.experiment import Experiment
 from spikecredit.training.loop import Trainer
 
@@ -69,6 +70,15 @@ def notes(experiment: Experiment, validated: bool) -> list[str]:
             f"The signs of all weights and normalisation scales are frozen {since}; biases and feedback weights are "
             "exempt. Violations count weights of another sign than the frozen one, and none before it is frozen."
         )
+    rule = experiment.rule
+    if isinstance(rule, BPTT) and rule.nudge:
+        lines.append(
+            f"Every training batch was presented twice, the second time with {rule.nudge:g} times the error that the "
+            "first delivered taken off the hidden neurons' currents, and learned from then; training losses and "
+            "accuracies are those of the second presentation."
+        )
+    if not rule.delivers_errors:
+        lines.append(f"{rule}: no error travels between neurons, so none has an angle to the true one.")
     if not experiment.pathway.transports_weights:
         leak = " along its own leak"
         within = {True: f"{leak}, and its reset is detached", False: f"{leak} and its reset", None: ""}

@@ -11,6 +11,7 @@ import torch
 import spikecredit
 from spikecredit.data.encode import ENCODERS, Constant, Delta, Latency, Rate
 from spikecredit.pathways import FeedbackAlignment
+from spikecredit.rules import BPTT
 from spikecredit.training.document import ConfigError
 from spikecredit.training.experiment import REGISTRIES, Experiment, Training, load_experiment
 from spikecredit.training.optimizers import SGD
@@ -32,6 +33,10 @@ DEMO = Path(spikecredit.__file__).parent / "configs" / "demo.yaml"
         (lambda: Experiment(encoder=Rate()), "Rate reads pixels as values between 0 and 1: write normalise: false"),
         (lambda: Experiment(encoder=Latency()), "Latency reads pixels"),
         (lambda: Experiment(encoder=Delta()), "Delta encodes changes over time, but Digits shows still images"),
+        (
+            lambda: Experiment(rule=BPTT(0.1), training=Training(compile="default")),
+            r"BPTT\(nudge=0.1\) changes what neurons receive .* write training.compile: null",
+        ),
         (lambda: Experiment(encoder=Delta(), normalise=False), "write encoder: constant, rate or latency"),
     ],
 )

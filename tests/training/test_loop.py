@@ -15,6 +15,7 @@ from torch import Tensor
 from spikecredit.analysis.activity import ActivityWarning
 from spikecredit.data import ImageData, Split
 from spikecredit.losses import MeanPotential
+from spikecredit.rules import NodePerturbation
 from spikecredit.training import checkpoint, loop
 from spikecredit.training.loop import Diverged, Trainer, scalars
 from spikecredit.training.schema import Schema
@@ -389,6 +390,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "Experiment.normalise": ((), "normalise=false"),
     "Experiment.augment": ((), "augment=[{kind: pad_crop, padding: 1}]"),
     "Experiment.loss": ((), "loss=per_step"),
+    "Experiment.rule": ((), "rule={kind: bptt, nudge: 0.5}"),
     "Experiment.training": ((), "training={epochs: 3}"),
     "Experiment.seed": ((), "seed=1"),
     "Training.epochs": ((FLAT,), "training.epochs=3"),
@@ -419,6 +421,9 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "Step.gamma": (("training.schedule={kind: step, milestones: [1]}",), "training.schedule.gamma=0.5"),
     "Step.warmup": (("training.schedule={kind: step}",), "training.schedule.warmup=0.5"),
     "SpikeCount.scale": (COUNT, "loss.scale=1.0"),
+    "BPTT.nudge": ((), "rule.nudge=0.5"),
+    "NodePerturbation.noise": (("rule=node_perturbation",), "rule.noise=0.2"),
+    "NodePerturbation.draws": (("rule=node_perturbation",), "rule.draws=2"),
 }
 """Field -> (what else must be set, a value that is not the default). Each must change what is trained or recorded."""
 
@@ -443,11 +448,16 @@ def test_no_option_is_dead(field: str) -> None:
 
 def test_every_field_is_in_the_table_above() -> None:
     from spikecredit.losses import Loss
+    from spikecredit.rules import Rule
     from spikecredit.training.experiment import REGISTRIES, Experiment, Training
     from spikecredit.training.optimizers import Optimizer, Schedule
 
     described = Schema(Experiment, REGISTRIES)
-    classes = [Experiment, Training, *(c for base in (Optimizer, Schedule, Loss) for c in REGISTRIES[base].values())]
+    classes = [
+        Experiment,
+        Training,
+        *(c for base in (Optimizer, Schedule, Loss, Rule) for c in REGISTRIES[base].values()),
+    ]
     fields = {f"{cls.__name__}.{name}" for cls in classes for name in described.fields(cls)}
     assert fields == OPTIONS.keys() | ELSEWHERE.keys()
 
@@ -555,3 +565,37 @@ def test_clipping_leaves_the_feedback_weights_of_direct_kolen_pollack_out_of_the
     broadcast = trainer.net.broadcast
     assert broadcast is not None
     assert trainer.learned == {id(p) for p in broadcast.parameters()}
+
+
+def test_a_rule_is_refused_before_anything_trains() -> None:
+    with pytest.raises(ValueError, match=r"layers\.1 has the pathway SignSymmetry\(.* leave the pathway at Backprop"):
+        tiny.trainer("rule=node_perturbation", "pathway=sign_symmetry")
+    with pytest.raises(ValueError, match="takes its mean and variance from the batch"):
+        tiny.trainer("rule=node_perturbation", "network.norm=true")
+
+
+def test_a_rule_without_errors_has_no_angles_and_is_trained_with() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ActivityWarning)
+        trainer = tiny.trainer("rule={kind: node_perturbation, draws: 4}", "training.optimizer.lr=0.01")
+        trainer.fit()
+    for layer in trainer.history[-1]["layers"].values():
+        assert layer["true_error_norm"] > 0 and layer["weight_norm"] > 0
+        assert all(math.isnan(layer[name]) for name in ("error_angle", "error_norm", "weight_angle", "sign_agreement"))
+    assert trainer.history[-1]["train_loss"] < trainer.history[1]["train_loss"]
+
+
+def test_every_step_has_noise_of_its_own_for_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    kept = NodePerturbation.gradients
+
+    def watch(self: NodePerturbation, *arguments: Any) -> Any:
+        seeds.append(arguments[-1].initial_seed())
+        return kept(self, *arguments)
+
+    monkeypatch.setattr(NodePerturbation, "gradients", watch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ActivityWarning)
+        trainer = tiny.trainer("rule=node_perturbation", "training.epochs=1")
+        trainer.train()
+    assert len(set(seeds)) == len(seeds) == trainer.step

@@ -102,6 +102,13 @@ RESUMED: dict[str, tuple[str, ...]] = {
         "pathway=kolen_pollack", "constraint=frozen_signs", "training.optimizer={kind: adamw, lr: 0.05}",
     ),
     "local alignment, recurrent": ("network.recurrent=true", "pathway=local_alignment"),
+    "node perturbation, recurrent, dropout": (
+        "rule={kind: node_perturbation, draws: 2}", "network.recurrent=true", "network.dropout=0.3",
+    ),
+    "nudged, convolutions, batch norm, dropout": (
+        "network={kind: lenet, channels: [3, 4], kernel: 3, hidden: [8], norm: true, dropout: 0.2}",
+        "rule={kind: bptt, nudge: 0.5}", "pathway={kind: sign_symmetry, magnitude: batch}",
+    ),
     "recurrent": ("network.recurrent=true", "loss=per_step", "training.schedule={kind: step, milestones: [1]}"),
 }  # fmt: skip
 
