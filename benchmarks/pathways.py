@@ -3,6 +3,7 @@
 A step ends with `after_step`, in which weight mirrors have their noise phase and antiparallel feedback its correlation.
 
     python -m benchmarks.pathways [--device cuda] [--repeats 15]
+The learning rate is 0: all pathways then have the same spikes at every step, on whose number the time depends.
 
 Writes results/pathways-DEVICE.json.
 """
@@ -58,7 +59,7 @@ def main() -> None:
             net = architecture.build(shape, 10, sc.LIF(2.0), sc.LeakyReadout(5.0), pathway).to(
                 device, memory_format=torch.channels_last
             )
-            optimizer = torch.optim.Adam(net.parameters())
+            optimizer = torch.optim.Adam(net.parameters(), lr=0.0)
             loss = F.cross_entropy(net(x).mean(0), labels)
 
             def step(
