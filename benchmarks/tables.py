@@ -145,7 +145,29 @@ def lenet_tables() -> dict[str, str | None]:
             header, rows = lenet.table(found, PUBLISHED["rows"], column, names)
             if rows:
                 pages[page] += [f"{title}:", table(header, rows), *origins]
+    tables["lenet_summary"] = lenet_summary()
     return tables | {f"lenet_{page}": "\n\n".join([*parts, source]) for page, parts in pages.items() if parts}
+
+
+def lenet_summary() -> str | None:
+    """A row for each pathway: its test errors on all data sets, each beside the published one."""
+    from benchmarks import lenet
+
+    rows: dict[str, list[str]] = {}
+    header, origins = ["pathway"], []
+    for data, title in lenet.DATA.items():
+        found = load(f"lenet-{data}")
+        if found is None:
+            continue
+        for row in lenet.table(found, PUBLISHED["rows"], PUBLISHED["columns"].index(data))[1]:
+            name, seeds, error, published = row[:4]
+            cells = rows.setdefault(name, [name] + ["–"] * (len(header) - 1))
+            cells += [f"{error} ({seeds} seed{'s' * (seeds != '1')})", published]
+        header += [f"{title}, test error (%)", "published (%)"]
+        rows = {name: cells + ["–"] * (len(header) - len(cells)) for name, cells in rows.items()}
+        origins += [origin("python -m benchmarks.lenet", environment) for environment in found["environments"]]
+    note = f"Mean ± half of the 95 % t-interval. Published: {PUBLISHED['what']}; {PUBLISHED['source']}."
+    return "\n\n".join([table(header, list(rows.values())), note, *dict.fromkeys(origins)]) if rows else None
 
 
 def precision_table() -> str | None:

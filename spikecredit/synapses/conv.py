@@ -121,7 +121,7 @@ class Conv2d(Synapse, nn.Conv2d):
         if self.training:
             self.check_projected()
         x = self.pathway.carry(x, self)
-        return x.reshape(-1, *x.shape[-3:]), self.tied_weight(), self.feedback()
+        return x.reshape(-1, *x.shape[-3:]), self.tied_weight(), self.feedback(x)
 
     def pad(self, x: Tensor) -> tuple[Tensor, Geometry]:
         """x with the padding that a symmetric pair of numbers cannot say, and the geometry that remains."""

@@ -62,7 +62,7 @@ class Linear(Synapse, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         self.check_source(x)
         carried = self.pathway.carry(x, self)
-        return self.add_local_loss(self.apply_weights(carried, self.tied_weight(), self.feedback()), x)
+        return self.add_local_loss(self.apply_weights(carried, self.tied_weight(), self.feedback(carried)), x)
 
     def apply_weights(self, x: Tensor, weight: Tensor, feedback: Tensor | None) -> Tensor:
         """The layer with W and B already made, for use step by step within one sequence."""

@@ -313,9 +313,12 @@ class Synapse(Constrained):
         assert self.noise is not None, "the layer was not bound to its pathway"
         return self.noise
 
-    def feedback(self) -> Tensor | None:
-        """B for this forward pass; None where the error goes through the weights, or where nothing asks for it."""
+    def feedback(self, x: Tensor | None = None) -> Tensor | None:
+        """B for this forward pass; None where the error goes through the weights, or where nothing asks for it: no
+        gradient is wanted, or none of the input x, as in a network's first layer."""
         if self.pathway.transports_weights or self.pathway.direct or not torch.is_grad_enabled():
+            return None
+        if x is not None and not x.requires_grad:
             return None
         return self.pathway.feedback(self)
 

@@ -166,7 +166,7 @@ def test_evaluation_draws_nothing():
         net(torch.ones(2, 3, 8))
     assert [layer.noise.count for layer in net.layers] == [0, 0]
     net(torch.ones(2, 3, 8))
-    assert [layer.noise.count for layer in net.layers] == [1, 1]
+    assert [layer.noise.count for layer in net.layers] == [0, 1]  # the first delivers to nobody
 
 
 @pytest.mark.parametrize("magnitude", ["uniform", "fixed"])
@@ -346,3 +346,22 @@ def test_an_agreement_outside_its_range_is_refused():
     for wrong in (0.49, 1.01, math.nan):
         with pytest.raises(ValueError, match=r"agreement is a share of entries, from 0\.5 .* to 1; got"):
             sc.SignSymmetry(agreement=wrong)
+
+
+def test_a_layer_whose_input_wants_no_error_makes_no_feedback_weights():
+    net = sc.Network(
+        sc.Conv2d(1, 2, 3), sc.LIF(), sc.Flatten(), sc.Linear(32, 4), sc.LIF(), sc.Linear(4, 2),
+        pathway=sc.SignSymmetry(magnitude="batch"), seed=0,
+    )  # fmt: skip
+    x = torch.rand(3, 2, 1, 6, 6)
+    net(x).sum().backward()
+    first, *others = net.synapses().values()
+    assert first.noise.count == 0 and [layer.noise.count for layer in others] == [1, 1]
+    weights = [layer.weight.grad.clone() for layer in net.synapses().values()]
+    net.zero_grad()
+    for layer in others:  # the same draws again
+        layer.noise.state[1] -= 1
+    net(x.requires_grad_()).sum().backward()
+    assert first.noise.count == 1 and x.grad.any()
+    for layer, gradient in zip(net.synapses().values(), weights, strict=True):
+        assert torch.allclose(layer.weight.grad, gradient, atol=1e-6)
