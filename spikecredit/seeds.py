@@ -1,15 +1,9 @@
 """Randomness: one integer seed opens named streams, so that a new consumer shifts nobody else's numbers."""
 
 import hashlib
-import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import torch
-
-CHUNK = 1 << 17
-"""Numbers of one draw from one generator: larger draws on a CPU have several, which threads fill side by side."""
 
 
 def stream(seed: int, *names: str | int) -> int:
@@ -88,10 +82,7 @@ def _draw(
     high: float,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    return _fill(torch.empty(shape, dtype=dtype, device=source.device), source, kind, low, high)
-
-
-def _fill(values: torch.Tensor, source: torch.Generator, kind: str, low: float, high: float) -> torch.Tensor:
+    values = torch.empty(shape, dtype=dtype, device=source.device)
     if kind == "normal":
         return values.normal_(low, high, generator=source)
     if kind == "uniform":
@@ -114,20 +105,7 @@ def _next_draw(
         state[0] = torch.randint(2**62, ())
     state[1] += 1
     seed, count = state.tolist()
-    if device.type != "cpu" or math.prod(shape) <= CHUNK:
-        return _draw(generator(seed, count, device=device), kind, shape, low, high, dtype)
-    values = torch.empty(shape, dtype=dtype)
-    chunks = values.view(-1).split(CHUNK)
-    sources = [generator(seed, count, index) for index in range(len(chunks))]
-    threads = torch.get_num_threads()
-    if threads == 1:
-        for chunk, source in zip(chunks, sources, strict=True):
-            _fill(chunk, source, kind, low, high)
-        return values
-    # torch draws in one thread, and lets go of Python's lock meanwhile.
-    with ThreadPoolExecutor(min(threads, len(chunks))) as pool:
-        list(pool.map(partial(_fill, kind=kind, low=low, high=high), chunks, sources))
-    return values
+    return _draw(generator(seed, count, device=device), kind, shape, low, high, dtype)
 
 
 @_next_draw.register_fake

@@ -2,10 +2,9 @@
 
 import hashlib
 
-import pytest
 import torch
 
-from spikecredit.seeds import CHUNK, Noise, draw, generator, stream
+from spikecredit.seeds import Noise, draw, generator, stream
 
 
 def test_streams_have_known_values():
@@ -59,27 +58,3 @@ def test_noise_without_a_seed_takes_one_at_the_first_draw():
     seed = noise.seed
     uniform(noise)
     assert noise.seed == seed is not None
-
-
-@pytest.mark.parametrize(
-    ("kind", "low", "high"), [("normal", 1.0, 2.0), ("uniform", 1.0, 2.0), ("bernoulli", 0.3, 0.0)]
-)
-def test_a_large_draw_is_the_same_with_any_number_of_threads(kind, low, high):
-    size = 5 * CHUNK // 2
-
-    def drawn(threads):
-        torch.set_num_threads(threads)
-        return draw(Noise(3), kind, (size,), low, high, torch.float32, torch.device("cpu"))
-
-    before = torch.get_num_threads()
-    try:
-        one, three = drawn(1), drawn(3)
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(one, three)
-    first, second, _ = one.split(CHUNK)
-    assert abs(torch.corrcoef(torch.stack([first, second]))[0, 1]) < 5 / CHUNK**0.5
-    mean = {"normal": 1.0, "uniform": 1.5, "bernoulli": 0.3}[kind]
-    deviation = {"normal": 2.0, "uniform": 12**-0.5, "bernoulli": 0.21**0.5}[kind]
-    assert abs(one.mean() - mean) < 5 * deviation / size**0.5
-    assert abs(one.std() / deviation - 1) < 0.01
