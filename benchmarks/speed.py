@@ -3,8 +3,8 @@
     python -m benchmarks.speed [--device cuda] [--repeats 15] [--threads 2] [--only fc,conv] [--quick]
 
 Sections: fc, conv, vgg, recurrent (spikecredit, the same network with ReLU, snnTorch, SpikingJelly, Norse; Bernoulli
-spikes and constant images; float32 and bf16 autocast), kernel (the LIF alone against the memory's bandwidth), pathways
-(each against backprop), scaling (T, batch and width). The cases of a section are interleaved in one process. Each
+spikes and constant images; float32 and bf16 autocast), kernel (the LIF alone against the memory's bandwidth), scaling
+(T, batch and width); pathways have `benchmarks.pathways`. The cases of a section are interleaved in one process. Each
 section is added to results/speed-DEVICE.json as soon as it is measured, with the machine, versions and commit that gave
 it, so that `--only` renews single sections; run it on an idle machine. On a CPU the sections of `--tuned` (conv) run a
 second time in a process whose malloc keeps freed memory: the same for all competitors, and set nowhere but there.
@@ -33,7 +33,7 @@ from benchmarks.speed_networks import Input, works
 from spikecredit.training.run import environment, finite_or_none
 
 NETWORKS = ("fc", "conv", "vgg", "recurrent")
-SECTIONS = (*NETWORKS, "kernel", "pathways", "scaling")
+SECTIONS = (*NETWORKS, "kernel", "scaling")
 # Freed memory is neither mapped afresh nor given back below 4 GiB. The older variables MALLOC_MMAP_THRESHOLD_ and
 # MALLOC_TRIM_THRESHOLD_ did not have that effect with glibc 2.36: page faults per step show whether it is there.
 TUNED_MALLOC = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=4294967296"
@@ -135,7 +135,7 @@ def network(name: str, given: argparse.Namespace, device: torch.device) -> dict[
 def measure(name: str, given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     if name in NETWORKS:
         return network(name, given, device)
-    section = {"kernel": speed_kernel.measure, "pathways": speed_scaling.pathways, "scaling": speed_scaling.scaling}
+    section = {"kernel": speed_kernel.measure, "scaling": speed_scaling.scaling}
     return section[name](device, given.repeats, given.quick)
 
 

@@ -21,7 +21,7 @@ def render(record: Record) -> str:
     """Every section that was measured, each with the machine, versions and commit that gave it."""
     parts = []
     for name, section in record["sections"].items():
-        body = {"kernel": _kernel, "pathways": _pathways, "scaling": _scaling}.get(name, _network)(section)
+        body = {"kernel": _kernel, "scaling": _scaling}.get(name, _network)(section)
         parts.append(f"## {_title(name, section)}\n\n{body}\n\n{_origin(section)}")
     return "\n\n".join(parts) + "\n"
 
@@ -68,7 +68,7 @@ def _series(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _title(name: str, section: Record) -> str:
-    fixed = {"kernel": "The LIF kernel alone", "pathways": "Feedback pathways", "scaling": "How cost grows"}
+    fixed = {"kernel": "The LIF kernel alone", "scaling": "How cost grows"}
     if name in fixed:
         return fixed[name]
     work, tuned = section["work"], ", tuned malloc" if section["environment"]["malloc"] != "default" else ""
@@ -133,11 +133,6 @@ def _kernel(section: Record) -> str:
         "\n\nThe bound is three copies of the tensor (24 bytes per element in float32). Bytes: what the kernel has to "
         "read and write by our own count."
     )
-
-
-def _pathways(section: Record) -> str:
-    rows = [[row["network"], row["pathway"], _time(row), f"{row['ratio']:.3f}"] for row in section["rows"]]
-    return table(["network", "pathway", "training step, ms (quartiles)", "of backprop's"], rows)
 
 
 def _scaling(section: Record) -> str:

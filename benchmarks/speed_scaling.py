@@ -1,17 +1,15 @@
-"""Two smaller sections of `benchmarks.speed`: what a pathway costs, and how cost grows with T, batch and width."""
+"""A section of `benchmarks.speed`: how cost grows with T, batch and width."""
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 
 from benchmarks import speed_peers
 from benchmarks.common import interleaved
-from benchmarks.pathways import PATHWAYS
-from benchmarks.speed_networks import fc, ours, works
-from benchmarks.speed_steps import OURS, REFERENCE, Competitor, competitors, training_step
+from benchmarks.speed_networks import fc
+from benchmarks.speed_steps import OURS, REFERENCE, competitors, training_step
 
 GRID = {
     "steps": (4, 10, 25, 50, 100, 250, 500, 1000),
@@ -21,25 +19,6 @@ GRID = {
 QUICK_GRID = {"steps": (2, 4), "batch": (1, 4), "width": (50, 100)}
 SECONDS_PER_POINT = 20.0  # long steps are repeated less, never under MIN_REPEATS
 MIN_REPEATS = 5
-
-
-def pathways(device: torch.device, repeats: int, quick: bool) -> dict[str, Any]:
-    """Training step under each pathway, relative to backprop."""
-    rows = []
-    found = works(device, quick)
-    for name in ("fc", "conv"):
-        work = found[name]
-        steps: dict[str, Callable[[], Any]] = {}
-        x, labels = work.inputs("spikes", device, channels_last=True), work.labels(device)
-        for label, pathway in PATHWAYS.items():
-            one = Competitor(label, "spikecredit", partial(ours, pathway=pathway), channels_last=True)
-            steps[label] = training_step(one.prepare(work, device, "float32"), x, labels, "float32")
-        measured = interleaved(steps, repeats, device=device.type)
-        base = measured["backprop"]["median"]
-        for label, seconds in measured.items():
-            rows.append({"network": work.name, "pathway": label, **seconds, "ratio": seconds["median"] / base})
-            print(f"  {work.name:<26}{label:<26}{seconds['median'] * 1e3:9.2f} ms{rows[-1]['ratio']:8.3f} x backprop")
-    return {"rows": rows}
 
 
 def scaling(device: torch.device, repeats: int, quick: bool) -> dict[str, Any]:

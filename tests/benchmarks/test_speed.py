@@ -16,7 +16,6 @@ from benchmarks import (
     speed_memory,
     speed_peers,
     speed_report,
-    speed_scaling,
     speed_steps,
 )
 from benchmarks.speed_networks import MNIST_LIT, MNIST_MEAN, SteppedReLU, fc, ours, works
@@ -158,11 +157,6 @@ def test_kernel_counts_bytes_of_the_dtype() -> None:
     rows = speed_kernel.measure(CPU, 2, quick=True)["rows"]
     bytes_of = {row["dtype"]: row["bytes_per_element"] for row in rows if row["case"] == "spikecredit LIF"}
     assert bytes_of == {"float32": 20, "bfloat16": 10}
-
-
-def test_pathways_are_relative_to_backprop() -> None:
-    rows = speed_scaling.pathways(CPU, 2, quick=True)["rows"]
-    assert [row["ratio"] for row in rows if row["pathway"] == "backprop"] == [1.0, 1.0]
 
 
 def test_unknown_sections_are_refused() -> None:
