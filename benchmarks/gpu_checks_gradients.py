@@ -101,19 +101,16 @@ def check(
     wanted: Mapping[str, Tensor],
     terms: Mapping[str, Tensor],
     exact: Callable[[], Mapping[str, Tensor]],
-    weight: float = 0.0,
 ) -> None:
     """Raise AssertionError where a gradient differs from the reference's, in this module's sense.
 
     Args:
         got, wanted: gradients of the kernel and of the reference. terms: the sums of absolute terms of those that are
             time constants'. exact: the gradients `in_float64`, asked for if need be.
-        weight: the largest weight of a potential or a last state in the loss; in a gradient of few numbers each may be
-            far smaller, where it cancels against the spikes'.
     """
     assert got.keys() == wanted.keys()
     others = [v for name, v in wanted.items() if name not in terms]
-    largest = max(weight, *map(_largest, others))
+    largest = max(map(_largest, others), default=0.0)
     best: Mapping[str, Tensor] = {}
     for name, reference in wanted.items():
         ours = got[name]
