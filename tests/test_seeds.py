@@ -2,9 +2,13 @@
 
 import hashlib
 
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from spikecredit.seeds import Noise, draw, generator, stream
+from spikecredit import seeds
+from spikecredit.seeds import MAGNITUDES, Noise, draw, generator, magnitudes, splitmix64, stream
 
 
 def test_streams_have_known_values():
@@ -58,3 +62,78 @@ def test_noise_without_a_seed_takes_one_at_the_first_draw():
     seed = noise.seed
     uniform(noise)
     assert noise.seed == seed is not None
+
+
+def test_splitmix64_gives_the_published_words():
+    """The first words of seed 1234567, which implementations of SplitMix64 are checked against."""
+    words = [word % 2**64 for word in splitmix64(1234567, 5).tolist()]
+    assert words == [
+        6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821,
+    ]  # fmt: skip
+
+
+@given(
+    kind=st.sampled_from(MAGNITUDES),
+    key=st.integers(0, 2**63 - 1),
+    shape=st.lists(st.integers(0, 9), max_size=4),
+    high=st.floats(1e-3, 1e3),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_the_compiled_loop_draws_what_torch_draws(kind, key, shape, high, dtype):
+    compiled = magnitudes(kind, key, shape, high, dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seeds, "_loops", lambda: None)
+        plain = magnitudes(kind, key, shape, high, dtype)
+    assert compiled.dtype == plain.dtype == dtype
+    assert compiled.shape == plain.shape == torch.Size(shape)
+    assert torch.equal(compiled, plain)
+
+
+def law(kind, high, x):
+    """The distribution function, in float64."""
+    return torch.erf(x / (2**0.5 * high)) if kind == "half-normal" else (x / high).clamp(max=1)
+
+
+@pytest.mark.parametrize("kind", MAGNITUDES)
+def test_magnitudes_have_their_law(kind):
+    n, high = 10**6, 0.3
+    drawn = magnitudes(kind, 5, (1000, 1000), high, torch.float64).flatten()
+    values = law(kind, high, drawn.sort().values)
+    distance = (values - (torch.arange(n) + 0.5) / n).abs().max()
+    assert distance < 1.95 / n**0.5 + 2**-16  # Kolmogorov and Smirnov's, at 0.1 %
+    second, fourth = (1, 3) if kind == "half-normal" else (1 / 3, 1 / 5)
+    assert abs(drawn.square().mean() / high**2 - second) < 5 * (fourth - second**2) ** 0.5 / n**0.5
+
+
+@pytest.mark.parametrize("kind", MAGNITUDES)
+def test_every_quantile_of_the_law_is_in_the_table(kind):
+    table = seeds._quantiles(kind, 2.0, torch.float64)
+    assert torch.equal(table, table.sort().values)
+    wanted = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
+    torch.testing.assert_close(law(kind, 2.0, table), wanted, rtol=0, atol=1e-5)
+    second = 1 if kind == "half-normal" else 1 / 3
+    assert table.square().mean().item() == pytest.approx(4 * second, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", MAGNITUDES)
+def test_magnitudes_know_nothing_of_their_neighbours_or_of_the_draw_before(kind):
+    n, noise = 4 * 10**5, Noise(3)
+    first, second = (draw(noise, kind, (n,), 0, 1.0, torch.float64, torch.device("cpu")) for _ in range(2))
+    assert torch.equal(first, magnitudes(kind, stream(3, 1), (n,), 1.0, torch.float64))
+    lags = [torch.corrcoef(torch.stack([first[:-lag], first[lag:]]))[0, 1] for lag in (1, 2, 3, 4, 5, 8)]
+    lags.append(torch.corrcoef(torch.stack([first, second]))[0, 1])
+    assert max(abs(lag) for lag in lags) < 5 / n**0.5
+
+
+@pytest.mark.parametrize("kind", MAGNITUDES)
+def test_a_generator_draws_magnitudes_too_and_goes_on(kind):
+    source = generator(1)
+    a, b = (draw(source, kind, (50,), 0, 1.0, torch.float32, torch.device("cpu")) for _ in range(2))
+    assert not torch.equal(a, b)
+    assert torch.equal(a, draw(generator(1), kind, (50,), 0, 1.0, torch.float32, torch.device("cpu")))
+
+
+def test_magnitudes_in_bfloat16():
+    """numba has no such type: the plain form serves, with the same bits."""
+    wide, narrow = (magnitudes("half-normal", 2, (999,), 1.0, dtype) for dtype in (torch.float64, torch.bfloat16))
+    assert torch.equal(wide.to(torch.bfloat16), narrow)

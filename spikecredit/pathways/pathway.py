@@ -144,12 +144,23 @@ def random_feedback(layer: WeightedLayer, scale: str, source: torch.Generator | 
     "xiao": N(0, s^2) for convolutions, U(-s, s) for linear layers (which has standard deviation s / sqrt(3): the
     published code is not matched in standard deviation, and we reproduce it).
     """
-    s = feedback_rms(layer, scale)
+    law, size = _law(layer, scale)
     weight = layer.weight
-    if scale == "fan_out" or (scale == "xiao" and weight.ndim > 2):
-        return draw(source, "normal", weight.shape, 0.0, s, weight.dtype, weight.device)
-    bound = s if scale == "xiao" else s * math.sqrt(3)
-    return draw(source, "uniform", weight.shape, -bound, bound, weight.dtype, weight.device)
+    return draw(source, law, weight.shape, 0.0 if law == "normal" else -size, size, weight.dtype, weight.device)
+
+
+def random_magnitudes(layer: WeightedLayer, scale: str, source: torch.Generator | Noise) -> Tensor:
+    """The magnitudes of such a matrix, drawn faster: for those that are drawn at every step."""
+    law, size = _law(layer, scale)
+    return draw(source, f"half-{law}", layer.weight.shape, 0.0, size, layer.weight.dtype, layer.weight.device)
+
+
+def _law(layer: WeightedLayer, scale: str) -> tuple[str, float]:
+    """The distribution, with its standard deviation if normal or its bound if uniform."""
+    s = feedback_rms(layer, scale)
+    if scale == "fan_out" or (scale == "xiao" and layer.weight.ndim > 2):
+        return "normal", s
+    return "uniform", s if scale == "xiao" else s * math.sqrt(3)
 
 
 def check_scale(scale: str, allowed: tuple[str, ...], gain: float) -> None:
