@@ -86,7 +86,8 @@ def main() -> None:
                 print(
                     f"{name:<26}{kind:<10}{label:<26}{seconds['median'] * 1e3:9.2f} ms   {row['ratio']:.3f} x backprop"
                 )
-    print(write(f"pathways-{device.type}", "python -m benchmarks.pathways", device, rows=results))
+    command = f"python -m benchmarks.pathways --repeats {repeats}"
+    print(write(f"pathways-{device.type}", command, device, rows=results))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spikecredit.pathways.error import ErrorSignal, Graded, Transmit
-from spikecredit.seeds import Noise, draw
+from spikecredit.seeds import Magnitude, Noise, draw, scale_
 
 Scale = Literal["fan_out", "biotorch", "xiao"]
 
@@ -149,13 +149,15 @@ def random_feedback(layer: WeightedLayer, scale: str, source: torch.Generator | 
     return draw(source, law, weight.shape, 0.0 if law == "normal" else -size, size, weight.dtype, weight.device)
 
 
-def random_magnitudes(layer: WeightedLayer, scale: str, source: torch.Generator | Noise) -> Tensor:
-    """The magnitudes of such a matrix, drawn faster: for those that are drawn at every step."""
+def scale_by_magnitudes_(
+    values: Tensor, layer: WeightedLayer, scale: str, gain: float, source: torch.Generator | Noise
+) -> Tensor:
+    """values times gain and the magnitudes of such a matrix, in place; faster, for what is drawn at every step."""
     law, size = _law(layer, scale)
-    return draw(source, f"half-{law}", layer.weight.shape, 0.0, size, layer.weight.dtype, layer.weight.device)
+    return scale_(values, law, size * gain, source)
 
 
-def _law(layer: WeightedLayer, scale: str) -> tuple[str, float]:
+def _law(layer: WeightedLayer, scale: str) -> tuple[Magnitude, float]:
     """The distribution, with its standard deviation if normal or its bound if uniform."""
     s = feedback_rms(layer, scale)
     if scale == "fan_out" or (scale == "xiao" and layer.weight.ndim > 2):

@@ -1,6 +1,5 @@
 """Sign symmetry: feedback weights share the sign of the forward weights, not their magnitude."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,9 +12,9 @@ from spikecredit.pathways.pathway import (
     check_scale,
     feedback_rms,
     random_feedback,
-    random_magnitudes,
+    scale_by_magnitudes_,
 )
-from spikecredit.seeds import Noise, draw
+from spikecredit.seeds import draw
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class SignSymmetry(Pathway):
 
     Args:
         magnitude: "uniform" (uSF): M = s everywhere. "fixed" (frSF): M = |N|, drawn once. "batch" (brSF): M = |N|,
-            drawn anew at every forward pass (one of 65,536 equally likely values: `seeds.magnitudes`).
+            drawn anew at every forward pass (one of 65,536 equally likely values: `seeds.scale_`).
         scale: the root mean square s of B (before zeros). "fan_out": 1 / sqrt(fan_out of W), the feedback's own
             fan-in. "biotorch" and "xiao": those of the published code. "strict": B is rescaled to the norm of W, which
             leaves no free scale (strict normalisation, Moskovitz et al. 2018).
@@ -88,19 +87,15 @@ class SignSymmetry(Pathway):
             assert kept is not None, "the layer was not bound to its pathway"
             feedback.mul_(kept if self.agreement == 1 else kept[len(weight) :])
         else:
-            feedback.mul_(self._random(layer, layer.noise_source(), random_magnitudes))
+            scale, gain = ("fan_out", 1.0) if self.scale == "strict" else (self.scale, self.gain)
+            scale_by_magnitudes_(feedback, layer, scale, gain, layer.noise_source())
         if self.scale == "strict":
             norm = torch.linalg.vector_norm(feedback)
             feedback.mul_(self.gain * torch.linalg.vector_norm(weight) / norm.clamp_min(torch.finfo(norm.dtype).tiny))
         return feedback
 
-    def _random(
-        self,
-        layer: WeightedLayer,
-        source: torch.Generator | Noise,
-        law: Callable[[WeightedLayer, str, torch.Generator | Noise], Tensor] = random_feedback,
-    ) -> Tensor:
+    def _random(self, layer: WeightedLayer, source: torch.Generator) -> Tensor:
         """What feedback alignment would draw: its magnitudes are M, its signs those of the entries that follow not."""
         strict = self.scale == "strict"
-        drawn = law(layer, "fan_out" if strict else self.scale, source)
+        drawn = random_feedback(layer, "fan_out" if strict else self.scale, source)
         return drawn if strict else drawn.mul_(self.gain)
