@@ -10,7 +10,7 @@ Importing it needs torch and numpy only; everything else is imported where it is
 
 from spikecredit import analysis, architectures, losses, rules
 from spikecredit.architectures import MLP, VGG, LeNet, ResNet
-from spikecredit.constraints import Dale, FrozenSigns, Unconstrained
+from spikecredit.constraints import EG, Dale, EGAdamW, FrozenSigns, Unconstrained
 from spikecredit.convert import convert
 from spikecredit.data import encode
 from spikecredit.network import Network, after_step, attach, freeze_signs, start_epoch
@@ -62,6 +62,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ALIF",
+    "EG",
     "LIF",
     "MLP",
     "VGG",
@@ -78,6 +79,7 @@ __all__ = [
     "DirectFeedbackAlignment",
     "DirectKolenPollack",
     "Dropout",
+    "EGAdamW",
     "FastSigmoid",
     "FeedbackAlignment",
     "Flatten",

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from spikecredit.constraints import Constraint, FrozenSigns, Population, Unconstrained
+from spikecredit.constraints import EG, Constraint, EGAdamW, FrozenSigns, Population, Unconstrained
 from spikecredit.neurons import Neuron
 from spikecredit.pathways import Backprop, Pathway
 from spikecredit.pathways.broadcast import Broadcast
@@ -344,7 +344,8 @@ def after_step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     let their pathways learn.
 
     Raises:
-        ValueError: a feedback weight that shares its layer's gradient is not in the parameter group of the weight.
+        ValueError: a feedback weight that shares its layer's gradient is not in the parameter group of the weight, or
+            the optimiser is one that moves weights by factors, which leaves the two as far apart as they were.
     """
     group = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
     for name, layer in net.named_modules():
@@ -355,6 +356,11 @@ def after_step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
                     f"{name}: {layer.pathway} moves feedback_weight as it moves weight, but the optimiser has only the "
                     "weight, or the two in different parameter groups. Make the optimiser from net.parameters() after "
                     "the network has its pathway, or put both into one group"
+                )
+            if tied and isinstance(optimizer, EG | EGAdamW):
+                raise ValueError(
+                    f"{name}: {layer.pathway} moves B by W's increments, which {type(optimizer).__name__} never makes, "
+                    "as it moves weights by factors. Take torch.optim.SGD or torch.optim.AdamW, or another pathway"
                 )
             layer.project()
             if isinstance(layer, Synapse):

@@ -2,8 +2,9 @@
 
 from spikecredit.constraints.constraint import Constraint, Population, Unconstrained
 from spikecredit.constraints.dale import Dale
+from spikecredit.constraints.exponentiated import EG, EGAdamW
 from spikecredit.constraints.frozen import FrozenSigns
 
 CONSTRAINTS: dict[str, type[Constraint]] = {"none": Unconstrained, "dale": Dale, "frozen_signs": FrozenSigns}
 
-__all__ = ["CONSTRAINTS", "Constraint", "Dale", "FrozenSigns", "Population", "Unconstrained"]
+__all__ = ["CONSTRAINTS", "EG", "Constraint", "Dale", "EGAdamW", "FrozenSigns", "Population", "Unconstrained"]

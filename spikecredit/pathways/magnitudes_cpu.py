@@ -1,4 +1,4 @@
-"""The compiled loop of `seeds.scale_`. One thread: waking a second costs about as much as it saves."""
+"""The compiled loop of `magnitudes.scale_`. One thread: waking a second costs about as much as it saves."""
 
 from typing import Any
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from spikecredit.pathways.error import ErrorSignal, Graded, Transmit
-from spikecredit.seeds import Magnitude, Noise, draw, scale_
+from spikecredit.pathways.magnitudes import Magnitude, scale_
+from spikecredit.seeds import Noise, draw
 
 Scale = Literal["fan_out", "biotorch", "xiao"]
 

@@ -13,7 +13,17 @@ from spikecredit.network import Network
 from spikecredit.neurons import LIF, NEURONS, SURROGATES, LeakyReadout, Neuron, Surrogate
 from spikecredit.pathways import ERRORS, PATHWAYS, Backprop, ErrorSignal, Pathway
 from spikecredit.rules import BPTT, RULES, Rule
-from spikecredit.training.optimizers import OPTIMIZERS, SCHEDULES, SGD, Adam, Cosine, Optimizer, Schedule
+from spikecredit.training.optimizers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    SGD,
+    Adam,
+    Cosine,
+    ExponentiatedAdamW,
+    ExponentiatedGradient,
+    Optimizer,
+    Schedule,
+)
 from spikecredit.training.schema import Loaded, load
 
 KINDS: dict[str, tuple[type, dict[str, type]]] = {
@@ -125,7 +135,11 @@ class Experiment:
                 f"{self.rule} changes what neurons receive while the network runs, for which a compiled network has no "
                 "place: write training.compile: null"
             )
-
+        if self.pathway.learns and isinstance(self.training.optimizer, ExponentiatedGradient | ExponentiatedAdamW):
+            raise ValueError(
+                f"{self.pathway} moves B by increments, which an optimiser that moves weights by factors never makes: "
+                "write training.optimizer: sgd, or another pathway"
+            )
         if isinstance(self.constraint, FrozenSigns) and self.constraint.after >= self.training.epochs:
             raise ValueError(
                 f"constraint.after={self.constraint.after} freezes signs after that many epochs, and training ends "

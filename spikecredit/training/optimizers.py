@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules as configuration: torch.optim does the work."""
+"""Optimisers and learning-rate schedules as configuration: torch.optim and `constraints.exponentiated` do the work."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.optim.sgd import sgd
+
+from spikecredit.constraints import EG, EGAdamW
 
 
 class Optimizer(ABC):
@@ -101,6 +103,50 @@ class BatchManhattan(torch.optim.SGD):
         return loss
 
 
+@dataclass(frozen=True)
+class ExponentiatedGradient(Optimizer):
+    """`spikecredit.EG`: synapses move by factors and never change sign; biases take the rate additive lr."""
+
+    lr: float = 0.5
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    floor: float = 1e-8
+    clamp: float = 1.0
+    additive: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.build([nn.Parameter(torch.zeros(1))])  # refuses what it cannot take
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return EG(
+            parameters, self.lr, self.momentum, self.nesterov, self.weight_decay, self.floor, self.clamp, self.additive
+        )
+
+
+@dataclass(frozen=True)
+class ExponentiatedAdamW(Optimizer):
+    """`spikecredit.EGAdamW`: the same in the manner of AdamW; weight_decay is decoupled."""
+
+    lr: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    floor: float = 1e-8
+    clamp: float = 1.0
+    additive: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.build([nn.Parameter(torch.zeros(1))])
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return EGAdamW(
+            parameters, self.lr, self.betas, self.eps, self.weight_decay, self.floor, self.clamp, self.additive
+        )
+
+
 class Schedule(ABC):
     """Base class: the learning rate as a pure function of the step, so that a resumed run has nothing to restore.
 
@@ -169,5 +215,7 @@ class Step(Schedule):
         return self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "adam": Adam, "adamw": AdamW, "sgd": SGD, "eg": ExponentiatedGradient, "eg_adamw": ExponentiatedAdamW,
+}  # fmt: skip
 SCHEDULES: dict[str, type[Schedule]] = {"flat": Flat, "cosine": Cosine, "step": Step}
