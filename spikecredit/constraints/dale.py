@@ -35,16 +35,19 @@ class Dale(Constraint):
             inhibition cancels excitation on average, then all of them to the root mean square they had. "column_ei":
             drawn anew, exponential with mean sigma_e or sigma_i = (n_e / n_i) sigma_e and
             sigma_e^2 = 1 / [(2 pi - 1) / (2 pi) (n_e + n_e^2 / n_i)], for n_e excitatory and n_i inhibitory inputs of a
-            unit: zero mean and unit variance for half-rectified N(0, 1) inputs. "keep": as they came; the mean current
+            unit: zero mean and unit variance for half-rectified N(0, 1) inputs. "log_normal": drawn anew, log-normal
+            with a mean 1.5 times the standard deviation, with the root mean square that the layer came with, then
+            balanced: for optimisers that move weights by factors, such as `EG`. "keep": as they came; the mean current
             then dwarfs its variance.
-    Source: Cornford et al. 2021 (column convention; ColumnEI, whose formula is that of their code); "balanced" is ours.
+    Source: Cornford et al. 2021 (column convention; ColumnEI, whose formula is that of their code); Cornford et al.
+        2024 (log-normal; the ratio is that of their code); "balanced" is ours.
     """
 
     excitatory: float = 0.8
     mode: Literal["project", "reparametrize"] = "project"
     feedback: Literal["exempt", "own"] = "exempt"
     magnitude: Literal["abs", "exp", "softplus"] = "abs"
-    initialisation: Literal["balanced", "column_ei", "keep"] = "balanced"
+    initialisation: Literal["balanced", "column_ei", "log_normal", "keep"] = "balanced"
 
     def __post_init__(self) -> None:
         if not 0 <= self.excitatory <= 1:
@@ -53,7 +56,7 @@ class Dale(Constraint):
             ("mode", ("project", "reparametrize")),
             ("feedback", ("exempt", "own")),
             ("magnitude", ("abs", "exp", "softplus")),
-            ("initialisation", ("balanced", "column_ei", "keep")),
+            ("initialisation", ("balanced", "column_ei", "log_normal", "keep")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}")
@@ -80,7 +83,9 @@ class Dale(Constraint):
         magnitudes = layer.weight.abs()
         if magnitudes.ndim > 1:  # a normalisation's scale has no inputs to balance
             positive = (sign > 0).expand_as(magnitudes)
-            if self.initialisation == "balanced":
+            if self.initialisation == "log_normal":
+                magnitudes = _log_normal(magnitudes, generator)
+            if self.initialisation in ("balanced", "log_normal"):
                 magnitudes = _balanced(magnitudes, positive)
             elif self.initialisation == "column_ei":
                 magnitudes = _column_ei(magnitudes, positive, generator)
@@ -132,6 +137,14 @@ def _balanced(magnitudes: Tensor, positive: Tensor) -> Tensor:
         return magnitudes
     balanced = torch.where(positive, magnitudes, magnitudes * (excitation / inhibition))
     return balanced * (magnitudes.square().mean().sqrt() / balanced.square().mean().sqrt())
+
+
+def _log_normal(magnitudes: Tensor, generator: torch.Generator) -> Tensor:
+    """Log-normal numbers with mean = 1.5 standard deviations and the root mean square of `magnitudes`."""
+    spread = math.sqrt(math.log(1 + 1.5**-2))
+    drawn = torch.empty(magnitudes.shape, dtype=torch.float64).normal_(0, spread, generator=generator)
+    scale = magnitudes.square().mean().sqrt() * math.exp(-(spread**2))  # E[exp(2 spread N)] = exp(2 spread^2)
+    return drawn.exp_().to(magnitudes) * scale
 
 
 def _column_ei(magnitudes: Tensor, positive: Tensor, generator: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from spikecredit.architectures import ARCHITECTURES, MLP, Architecture
-from spikecredit.constraints import CONSTRAINTS, Constraint, FrozenSigns, Unconstrained
+from spikecredit.constraints import CONSTRAINTS, Constraint, Dale, FrozenSigns, Unconstrained
 from spikecredit.data import AUGMENTATIONS, DATA, ENCODERS, Augmentation, DataSource, Digits, Encoder, ImageData
 from spikecredit.data.encode import Constant
 from spikecredit.losses import LOSSES, Loss, MeanPotential
@@ -135,10 +135,16 @@ class Experiment:
                 f"{self.rule} changes what neurons receive while the network runs, for which a compiled network has no "
                 "place: write training.compile: null"
             )
-        if self.pathway.learns and isinstance(self.training.optimizer, ExponentiatedGradient | ExponentiatedAdamW):
+        by_factors = isinstance(self.training.optimizer, ExponentiatedGradient | ExponentiatedAdamW)
+        if by_factors and self.pathway.learns:
             raise ValueError(
                 f"{self.pathway} moves B by increments, which an optimiser that moves weights by factors never makes: "
                 "write training.optimizer: sgd, or another pathway"
+            )
+        if by_factors and isinstance(self.constraint, Dale) and self.constraint.mode == "reparametrize":
+            raise ValueError(
+                "constraint.mode=reparametrize stores a parameter from which the weight is made, and exponentiated "
+                "gradient would freeze the sign of that parameter: write constraint.mode: project"
             )
         if isinstance(self.constraint, FrozenSigns) and self.constraint.after >= self.training.epochs:
             raise ValueError(

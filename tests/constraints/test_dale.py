@@ -399,6 +399,27 @@ def test_column_ei_gives_zero_mean_and_unit_variance(mode, excitatory, inhibitor
     assert abs(float((x @ balanced.effective_weight().detach().T).std()) - 1) > 0.05  # the check can fail
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_log_normal_magnitudes_have_their_law_size_and_balance(mode):
+    """Of one sign, the logarithms are normal with variance log(1 + 1 / 1.5^2); the root mean square is the layer's."""
+    n, plain = 400, None
+    for constraint in (None, dataclasses.replace(MODES[mode], initialisation="log_normal")):
+        torch.manual_seed(0)
+        net = sc.Network(sc.Linear(3, n), sc.Linear(n, n), constraint=constraint, seed=0)
+        weight = net.layers[1].effective_weight().detach().double()
+        plain = weight if plain is None else plain
+    torch.testing.assert_close(weight.square().mean(), plain.square().mean(), rtol=0.03, atol=0)
+    assert abs(float(weight.sum() / weight.abs().sum())) < 1e-3
+    for part in (weight[weight > 0], -weight[weight < 0]):
+        assert float(part.mean() / part.std()) == pytest.approx(1.5, rel=0.02)
+        logs = (part.log() - part.log().mean()).sort().values
+        normal = torch.special.ndtr(logs / math.sqrt(math.log(1 + 1.5**-2)))
+        distance = (normal - (torch.arange(len(logs)) + 0.5) / len(logs)).abs().max()
+        assert distance < 1.95 / len(logs) ** 0.5  # Kolmogorov and Smirnov's, at 0.1 %
+    plain_positive = plain[plain > 0]
+    assert abs(float(plain_positive.mean() / plain_positive.std()) - 1.5) > 0.1  # uniform: the check can fail
+
+
 def test_column_ei_counts_inputs_per_unit_and_survives_one_kind_alone():
     """With groups every output channel has excitatory and inhibitory inputs of its own number."""
     constraint = Dale(0.5, initialisation="column_ei")

@@ -226,9 +226,11 @@ def test_what_cannot_be_is_refused(build, told):
 
 
 @pytest.mark.parametrize("optimizer", [ExponentiatedGradient(), ExponentiatedAdamW()])
-def test_learned_feedback_is_refused(optimizer):
+def test_learned_feedback_and_parameters_that_are_no_weights_are_refused(optimizer):
     with pytest.raises(ValueError, match="moves B by increments"):
         Experiment(pathway=sc.KolenPollack(), training=Training(optimizer=optimizer))
+    with pytest.raises(ValueError, match="freeze the sign of that parameter"):
+        Experiment(constraint=sc.Dale(mode="reparametrize"), training=Training(optimizer=optimizer))
     net = sc.Network(sc.Linear(4, 3), sc.LIF(), sc.Linear(3, 2), pathway=sc.KolenPollack(), seed=0)
     built = optimizer.build(net.parameters())
     with pytest.raises(ValueError, match="never makes"):

@@ -101,6 +101,12 @@ RESUMED: dict[str, tuple[str, ...]] = {
     "signs frozen from the start, Kolen-Pollack": (
         "pathway=kolen_pollack", "constraint=frozen_signs", "training.optimizer={kind: adamw, lr: 0.05}",
     ),
+    "exponentiated gradient, Dale": (
+        "constraint={kind: dale, initialisation: log_normal}", "training.optimizer={kind: eg, lr: 0.3}",
+    ),
+    "exponentiated AdamW, Dale, recurrent": (
+        "network.recurrent=true", "constraint=dale", "training.optimizer={kind: eg_adamw, weight_decay: 0.01}",
+    ),
     "local alignment, recurrent": ("network.recurrent=true", "pathway=local_alignment"),
     "node perturbation, recurrent, dropout": (
         "rule={kind: node_perturbation, draws: 2}", "network.recurrent=true", "network.dropout=0.3",
