@@ -349,11 +349,12 @@ def pick_devices(name: str, jobs: int) -> list[torch.device]:
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 def evaluate(folder: str, overrides: tuple[str, ...], kind: str, split: str, device: str) -> None:
-    """Evaluate a checkpoint of RUN: accuracy, loss, firing, constraint violations.
+    """Evaluate a checkpoint of RUN: accuracy, loss, firing, and an audit of the signs of all weights.
 
     data.KEY=VALUE names other data for it, such as data.path=FOLDER.
     """
     from spikecredit.analysis.activity import activity, spikes_per_neuron
+    from spikecredit.analysis.spectrum import sign_audit
     from spikecredit.training import checkpoint
     from spikecredit.training.loop import EVALUATION_BATCH
     from spikecredit.training.run import Run
@@ -382,6 +383,15 @@ def evaluate(folder: str, overrides: tuple[str, ...], kind: str, split: str, dev
     )
     for name, layer in firing.items():
         click.echo(f"  {name:<24} {layer.rate:7.2%} of steps   {layer.silent:7.2%} silent   {layer.neurons} neurons")
+    signs = sign_audit(trainer.net)
+    if not any(layer.audited for layer in signs.values()):
+        return
+    held = [each for each in signs.values() if each.audited]
+    violations, weights = sum(each.violations for each in held), sum(each.weights for each in held)
+    click.echo(f"signs: {violations} violations in {weights} constrained weights")
+    for name, each in signs.items():
+        told = f"{each.violations:>5} violations" if each.audited else " exempt"
+        click.echo(f"  {name:<24} {each.positive:>8} +  {each.negative:>8} -  {each.zero:>8} zero {told}")
 
 
 # ---- list ------------------------------------------------------------------------------------------------------------

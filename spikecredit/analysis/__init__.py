@@ -2,5 +2,30 @@
 
 from spikecredit.analysis.activity import LayerActivity, activity, record
 from spikecredit.analysis.alignment import LayerAlignment, alignment, angle
+from spikecredit.analysis.spectrum import (
+    Balance,
+    Currents,
+    LayerSigns,
+    Spectrum,
+    balance,
+    currents,
+    sign_audit,
+    spectrum,
+)
 
-__all__ = ["LayerActivity", "LayerAlignment", "activity", "alignment", "angle", "record"]
+__all__ = [
+    "Balance",
+    "Currents",
+    "LayerActivity",
+    "LayerAlignment",
+    "LayerSigns",
+    "Spectrum",
+    "activity",
+    "alignment",
+    "angle",
+    "balance",
+    "currents",
+    "record",
+    "sign_audit",
+    "spectrum",
+]
