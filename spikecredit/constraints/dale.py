@@ -104,7 +104,11 @@ class Dale(Constraint):
         sign = layer.presynaptic_sign
         if sign is None or self.mode == "reparametrize":
             return
-        layer.weight.masked_fill_(layer.weight * sign < 0, 0)
+        # One pass over W, in place: it is a matter of memory traffic.
+        bounds = torch.zeros(2, *sign.shape, dtype=layer.weight.dtype, device=sign.device)
+        bounds[0].masked_fill_(sign < 0, -math.inf)
+        bounds[1].masked_fill_(sign > 0, math.inf)
+        torch.clamp(layer.weight, *bounds, out=layer.weight)
 
     @torch.no_grad()
     def violations(self, layer: ConstrainedLayer) -> int:
