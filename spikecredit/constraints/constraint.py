@@ -55,6 +55,10 @@ class Constraint(ABC):
     def signs(self, population: Population, seed: int) -> Tensor | None:
         """The sign of every unit of a population, int8 in {-1, 1}, shape (units,); None if units have none."""
 
+    def sensory_signs(self, units: int) -> Tensor | None:
+        """The sign of every sensory input, int8 (units,); None if they are exempt."""
+        return None
+
     @abstractmethod
     def initialise(self, layer: ConstrainedLayer, generator: torch.Generator) -> None:
         """Turn freshly initialised weights into ones that obey the constraint."""

@@ -21,7 +21,7 @@ class Dale(Constraint):
 
     In a convolution the unit is the input channel: all neurons of a channel are of one type, and a flattened channel
     hands its sign to all its neurons. Scales of normalisation layers stay >= 0, since a negative one would flip
-    the sign of all synapses onto its unit. The sensory input (the first layer) is exempt; so are biases.
+    the sign of all synapses onto its unit. The sensory input (the first layer) is exempt by default; biases are always.
 
     Args:
         excitatory: fraction of excitatory units in each population, round(excitatory * units) of them. Which ones is
@@ -39,6 +39,8 @@ class Dale(Constraint):
             with a mean 1.5 times the standard deviation, with the root mean square that the layer came with, then
             balanced: for optimisers that move weights by factors, such as `EG`. "keep": as they came; the mean current
             then dwarfs its variance.
+        sensory: "exempt": the first layer may have any weights. "excitatory": its inputs are neurons that excite, which
+            asks for inputs that are never negative, such as ON and OFF channels (`encode.on_off`).
     Source: Cornford et al. 2021 (column convention; ColumnEI, whose formula is that of their code); Cornford et al.
         2024 (log-normal; the ratio is that of their code); "balanced" is ours.
     """
@@ -48,6 +50,7 @@ class Dale(Constraint):
     feedback: Literal["exempt", "own"] = "exempt"
     magnitude: Literal["abs", "exp", "softplus"] = "abs"
     initialisation: Literal["balanced", "column_ei", "log_normal", "keep"] = "balanced"
+    sensory: Literal["exempt", "excitatory"] = "exempt"
 
     def __post_init__(self) -> None:
         if not 0 <= self.excitatory <= 1:
@@ -55,6 +58,7 @@ class Dale(Constraint):
         for name, allowed in (
             ("mode", ("project", "reparametrize")),
             ("feedback", ("exempt", "own")),
+            ("sensory", ("exempt", "excitatory")),
             ("magnitude", ("abs", "exp", "softplus")),
             ("initialisation", ("balanced", "column_ei", "log_normal", "keep")),
         ):
@@ -74,6 +78,9 @@ class Dale(Constraint):
         signs = torch.full((population.units,), -1, dtype=torch.int8)
         signs[order[: round(self.excitatory * population.units)]] = 1
         return signs
+
+    def sensory_signs(self, units: int) -> Tensor | None:
+        return torch.ones(units, dtype=torch.int8) if self.sensory == "excitatory" else None
 
     @torch.no_grad()
     def initialise(self, layer: ConstrainedLayer, generator: torch.Generator) -> None:

@@ -159,6 +159,46 @@ def delta(sequence: Tensor, threshold: float = 0.1, off_spikes: bool = False) ->
     return spikes - (change <= -threshold).to(sequence.dtype) if off_spikes else spikes
 
 
+def rows(x: Tensor, repeats: int = 1) -> Tensor:
+    """An image from top to bottom, one row after the other: y[t] = x[..., t // repeats, :].
+
+    Sequential MNIST in its form by rows has repeats = 1: 28 steps of 28 pixels.
+
+    Args:
+        x: (B, C, H, W), floating point.
+        repeats: steps that each row is shown.
+    Returns:
+        (H repeats, B, C, 1, W); for repeats = 1 a view of x.
+    Raises:
+        ValueError: x is no batch of images, not floating point, or has NaN; repeats < 1.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"rows takes images (B, C, H, W), got {tuple(x.shape)}; add the axes that are missing")
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise ValueError(f"repeats={repeats!r}, expected a whole number of steps for each row, such as repeats=1")
+    _check(x, "rows", unit_range=False)
+    y = x.permute(2, 0, 1, 3).unsqueeze(3)
+    return y if repeats == 1 else y.repeat_interleave(repeats, 0)
+
+
+def on_off(x: Tensor) -> Tensor:
+    """ON and OFF channels: max(x, 0) and max(-x, 0), as retinal ganglion cells tell light from dark.
+
+    Inputs that are never negative can be neurons of one sign, as Dale's law asks (`Dale(sensory="excitatory")`).
+
+    Args:
+        x: (B, C, *N), centred at 0.
+    Returns:
+        (B, 2 C, *N): the ON channels, then the OFF channels.
+    Raises:
+        ValueError: x has no channels, is not floating point, or has NaN.
+    """
+    if x.ndim < 2:
+        raise ValueError(f"on_off takes (B, C, ...), got {tuple(x.shape)}")
+    _check(x, "on_off", unit_range=False)
+    return torch.cat([x.clamp_min(0), -x.clamp_max(0)], 1)
+
+
 class Encoder(ABC):
     """What is shown, over time: called with a batch, returns (T, B, *N)."""
 
@@ -168,6 +208,10 @@ class Encoder(ABC):
     @abstractmethod
     def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Encode x; only random encoders use the generator."""
+
+    def shape(self, image: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(C, H, W) of what a network sees at each step, for images of (C, H, W)."""
+        return image
 
 
 @dataclass(frozen=True)
@@ -238,4 +282,26 @@ class Delta(Encoder):
         return delta(x, self.threshold, self.off_spikes)
 
 
-ENCODERS: dict[str, type[Encoder]] = {"constant": Constant, "rate": Rate, "latency": Latency, "delta": Delta}
+@dataclass(frozen=True)
+class Rows(Encoder):
+    """`rows` with its options: (B, C, H, W) -> (H repeats, B, C, 1, W)."""
+
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        rows(torch.zeros(1, 1, 1, 1), self.repeats)
+
+    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return rows(x, self.repeats)
+
+    def shape(self, image: tuple[int, int, int]) -> tuple[int, int, int]:
+        return image[0], 1, image[2]
+
+
+ENCODERS: dict[str, type[Encoder]] = {
+    "constant": Constant,
+    "rate": Rate,
+    "latency": Latency,
+    "delta": Delta,
+    "rows": Rows,
+}

@@ -292,8 +292,11 @@ class Synapse(Constrained):
         return type(self.pathway).learn is not Pathway.learn
 
     def _signs(self, population: Population | None, units: int, seed: int, name: str, axis: int) -> Tensor | None:
-        signs = None if population is None else self.constraint.signs(population, seed)
-        if signs is None or population is None:
+        if population is None:
+            signs = self.constraint.sensory_signs(units) if axis == 1 else None
+            return None if signs is None else self.lay_out(signs, axis).to(self.weight.device)
+        signs = self.constraint.signs(population, seed)
+        if signs is None:
             return None
         if units % population.units:
             raise ValueError(f"{name} has {units} units where the population before it has {population.units}")

@@ -98,6 +98,7 @@ class Experiment:
         pathway, constraint, last_layer: as in `Network`.
         data: images. encoder: how they become sequences. normalise: subtract the training split's mean and divide by
             its standard deviation, per channel (encoders that read pixels as probabilities need False).
+        on_off: then split each channel into what is above and what is below 0, as `encode.on_off` does.
         augment: in this order, on the training batches.
         loss: what is minimised, and which score decides the class.
         rule: how a batch becomes a gradient of every weight.
@@ -114,6 +115,7 @@ class Experiment:
     data: DataSource = Digits()
     encoder: Encoder = Constant()
     normalise: bool = True
+    on_off: bool = False
     augment: tuple[Augmentation, ...] = ()
     loss: Loss = MeanPotential()
     rule: Rule = BPTT()
@@ -124,11 +126,22 @@ class Experiment:
         if self.encoder.needs_sequence:
             raise ValueError(
                 f"{type(self.encoder).__name__} encodes changes over time, but {type(self.data).__name__} shows still "
-                "images: write encoder: constant, rate or latency"
+                "images: write encoder: constant, rate, latency or rows"
             )
         if self.normalise and self.encoder.needs_unit_range:
             raise ValueError(
                 f"{type(self.encoder).__name__} reads pixels as values between 0 and 1: write normalise: false"
+            )
+        if self.on_off and not self.normalise:
+            raise ValueError(
+                "on_off=True splits values at 0, and pixels that are not normalised are never below it: write "
+                "normalise: true"
+            )
+        negative = self.normalise and not self.on_off
+        if isinstance(self.constraint, Dale) and self.constraint.sensory == "excitatory" and negative:
+            raise ValueError(
+                "constraint.sensory=excitatory makes every input a neuron that excites, but normalised pixels may be "
+                "negative: write on_off: true, or normalise: false"
             )
         if self.rule.intervenes and self.training.compile is not None:
             raise ValueError(
@@ -152,10 +165,15 @@ class Experiment:
                 f"after {self.training.epochs}: write a smaller one, or constraint: none"
             )
 
+    def input_shape(self, image: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(C, H, W) of the network's input at each step, for images of (C, H, W)."""
+        channels, height, width = image
+        return self.encoder.shape((2 * channels if self.on_off else channels, height, width))
+
     def build(self, data: ImageData) -> Network:
         """The untrained network for this data."""
         return self.network.build(
-            data.shape,
+            self.input_shape(data.shape),
             data.classes,
             self.neuron,
             self.readout,

@@ -19,6 +19,7 @@ from torch import Tensor
 from spikecredit.analysis.activity import activity, first_non_finite, spikes_per_neuron, warn_of_extremes
 from spikecredit.analysis.alignment import LayerAlignment, alignment
 from spikecredit.data import Batches, ImageData, Split
+from spikecredit.data.encode import on_off
 from spikecredit.network import after_step, start_epoch
 from spikecredit.seeds import generator
 from spikecredit.synapses import learned_feedback
@@ -77,7 +78,7 @@ class Trainer:
         self.net = experiment.build(data).to(self.device)
         experiment.rule.check(self.net)
         # All parameters must be there before the optimiser is made and before a checkpoint is read.
-        self.net.materialise(torch.zeros(1, 1, *data.shape, device=self.device))
+        self.net.materialise(torch.zeros(1, 1, *experiment.input_shape(data.shape), device=self.device))
         # Pooling and convolution run faster channels last (benchmarks/layout.py).
         self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.run_net: Callable[..., Tensor] = self.net
@@ -100,6 +101,7 @@ class Trainer:
     def encode(self, images: Tensor, *stream: str | int) -> Tensor:
         """uint8 images (B, C, H, W) -> input sequence (T, B, C, H, W)."""
         x = self.data.normalise(images, self.experiment.normalise)
+        x = on_off(x) if self.experiment.on_off else x
         return self.experiment.encoder(x, generator(self.experiment.seed, "encoder", *stream, device=self.device))
 
     def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:

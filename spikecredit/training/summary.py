@@ -56,7 +56,9 @@ def notes(experiment: Experiment, validated: bool) -> list[str]:
     lines = [f"Selected: {selected}; the test split was read once, at the end."]
     if isinstance(experiment.constraint, Dale):
         lines.append(
-            "Dale's law holds for every neuron's outgoing synapses; sensory input and biases are exempt, and "
+            "Dale's law holds for every neuron's outgoing synapses; "
+            + ("sensory input and biases are" if experiment.constraint.sensory == "exempt" else "biases are")
+            + " exempt, and "
             + (
                 "errors have carriers of their own, which need not obey it (feedback='exempt')."
                 if experiment.constraint.feedback == "exempt"

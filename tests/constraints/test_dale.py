@@ -219,6 +219,23 @@ def test_the_sensory_layer_is_exempt():
     assert torch.equal(net.layers[0].weight, plain.layers[0].weight)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_excitatory_input_is_under_the_law_too(mode):
+    """Of dense layers and of convolutions, alone and in a network; no column of the first layer inhibits."""
+    constraint = dataclasses.replace(MODES[mode], sensory="excitatory")
+    net = dense(constraint)
+    opt = OPTIMIZERS["momentum"](net.parameters())
+    sc.attach(net, opt)
+    for _ in range(2):
+        assert (columns(net.layers[0]) == 1).all()
+        assert net.violations() == 0
+        fit(net, opt, 50)
+    torch.manual_seed(0)
+    net = sc.Network(sc.Conv2d(2, 5, 3), sc.LIF(), sc.Conv2d(5, 3, 3), constraint=constraint, seed=0)
+    assert bool((net.layers[0].effective_weight() >= 0).all())
+    assert not bool((net.layers[2].effective_weight() >= 0).all())
+
+
 def loops(layer, signs):
     """Weights of a convolution with the wrong sign, by definition: every pair of input and output channel in turn."""
     weight, per = layer.effective_weight(), layer.in_channels // layer.groups

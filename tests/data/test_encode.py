@@ -140,6 +140,7 @@ def test_delta_counts_a_change_of_exactly_the_threshold():
         ("latency", {"linear": True}, grey(2, 30)),
         ("delta", {"threshold": 0.7}, grey(9, 2, 30)),
         ("delta", {"off_spikes": True}, grey(9, 2, 30)),
+        ("rows", {"repeats": 2}, grey(2, 1, 4, 3)),
     ],
 )
 def test_every_option_changes_the_result(kind, changed, x):
@@ -160,7 +161,7 @@ def test_configs_equal_their_functions():
     sequence = grey(5, 2, 1, 4, 4)
     assert torch.equal(encode.Delta(0.3, True)(sequence), encode.delta(sequence, 0.3, True))
     assert {k: e.needs_unit_range for k, e in encode.ENCODERS.items()} == {
-        "constant": False, "rate": True, "latency": True, "delta": False,
+        "constant": False, "rate": True, "latency": True, "delta": False, "rows": False,
     }  # fmt: skip
     assert [k for k, e in encode.ENCODERS.items() if e.needs_sequence] == ["delta"]
 
@@ -200,8 +201,32 @@ def test_delta_refuses_still_images(x):
         (lambda: encode.Latency(steps=-1), "steps=-1"),
         (lambda: encode.Delta(threshold=float("inf")), "threshold=inf"),
         (lambda: encode.delta(torch.tensor(1.0)), "expected"),
+        (lambda: encode.Rows(repeats=0), "repeats=0"),
+        (lambda: encode.rows(torch.zeros(2, 28, 28)), r"takes images \(B, C, H, W\), got \(2, 28, 28\)"),
+        (lambda: encode.on_off(torch.zeros(3)), r"takes \(B, C, ...\), got \(3,\)"),
     ],
 )
 def test_wrong_options_are_refused_at_construction(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_rows_come_from_top_to_bottom(repeats):
+    x = grey(2, 3, 5, 4)
+    y = encode.rows(x, repeats)
+    assert y.shape == (5 * repeats, 2, 3, 1, 4)
+    for t in range(5 * repeats):
+        assert torch.equal(y[t], x[:, :, t // repeats : t // repeats + 1])
+    assert torch.equal(encode.Rows(repeats)(x), y)
+    assert encode.Rows(repeats).shape((3, 5, 4)) == tuple(y.shape[2:])
+    assert encode.Constant().shape((3, 5, 4)) == (3, 5, 4)
+
+
+def test_on_and_off_channels_are_what_is_above_and_below_zero():
+    x = torch.randn(4, 2, 3, 3)
+    y = encode.on_off(x)
+    assert y.shape == (4, 4, 3, 3)
+    assert bool((y >= 0).all())
+    assert torch.equal(y[:, :2] - y[:, 2:], x)
+    assert not (y[:, :2] * y[:, 2:]).any()

@@ -9,6 +9,7 @@ import tiny
 import torch
 
 import spikecredit
+from spikecredit.constraints import Dale
 from spikecredit.data.encode import ENCODERS, Constant, Delta, Latency, Rate
 from spikecredit.pathways import FeedbackAlignment
 from spikecredit.rules import BPTT
@@ -37,7 +38,9 @@ DEMO = Path(spikecredit.__file__).parent / "configs" / "demo.yaml"
             lambda: Experiment(rule=BPTT(0.1), training=Training(compile="default")),
             r"BPTT\(nudge=0.1\) changes what neurons receive .* write training.compile: null",
         ),
-        (lambda: Experiment(encoder=Delta(), normalise=False), "write encoder: constant, rate or latency"),
+        (lambda: Experiment(encoder=Delta(), normalise=False), "write encoder: constant, rate, latency or rows"),
+        (lambda: Experiment(on_off=True, normalise=False), "never below it: write normalise: true"),
+        (lambda: Experiment(constraint=Dale(sensory="excitatory")), "write on_off: true, or normalise: false"),
     ],
 )
 def test_what_cannot_be_is_refused_at_construction(build: Callable[[], object], told: str) -> None:
@@ -69,7 +72,7 @@ def test_every_kind_can_be_written_and_comes_back(base: type, kind: str) -> None
 
 def test_the_documented_encoders_are_those_that_still_images_allow() -> None:
     allowed = [kind for kind, cls in ENCODERS.items() if not cls.needs_sequence]
-    assert allowed == ["constant", "rate", "latency"]
+    assert allowed == ["constant", "rate", "latency", "rows"]
 
 
 def test_load_experiment_reads_a_file_with_overrides() -> None:

@@ -101,6 +101,9 @@ RESUMED: dict[str, tuple[str, ...]] = {
     "signs frozen from the start, Kolen-Pollack": (
         "pathway=kolen_pollack", "constraint=frozen_signs", "training.optimizer={kind: adamw, lr: 0.05}",
     ),
+    "rows with ON and OFF channels, all under Dale, recurrent": (
+        "encoder=rows", "on_off=true", "network.recurrent=true", "constraint={kind: dale, sensory: excitatory}",
+    ),
     "exponentiated gradient, Dale": (
         "constraint={kind: dale, initialisation: log_normal}", "training.optimizer={kind: eg, lr: 0.3}",
     ),
