@@ -2,6 +2,7 @@
 
 from spikecredit.neurons.adaptive import ALIF
 from spikecredit.neurons.current import CurrentLIF, CurrentLIFState
+from spikecredit.neurons.ei import EINeurons
 from spikecredit.neurons.kernels.reference import (
     ALIFParameters,
     ALIFState,
@@ -32,6 +33,7 @@ NEURONS: dict[str, type[Neuron]] = {
     "lif": LIF,
     "alif": ALIF,
     "current_lif": CurrentLIF,
+    "ei_neurons": EINeurons,
     "leaky_readout": LeakyReadout,
     "relu": ReLU,
     "hard_sigmoid": HardSigmoid,
@@ -47,6 +49,7 @@ __all__ = [
     "ArcTan",
     "CurrentLIF",
     "CurrentLIFState",
+    "EINeurons",
     "FastSigmoid",
     "Gaussian",
     "HardSigmoid",

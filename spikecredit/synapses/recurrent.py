@@ -1,5 +1,6 @@
 """The recurrent layer: neurons that hear each other with one step's delay."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,6 +53,8 @@ class RecurrentLinear(nn.Module):
         # Under direct feedback the input synapses hand nothing back, whatever carries the error along V.
         self.input._bind(source, own, f"{name}.input", wiring, wiring.pathway if wiring.pathway.direct else None)
         self.recurrent._bind(own, own, f"{name}.recurrent", wiring)
+        if (bind := getattr(self.neuron, "bind", None)) is not None:
+            bind(own, f"{name}.neuron", replace(wiring, constraint=self.recurrent.constraint))
         if self.recurrent.pathway.carries:
             raise ValueError(
                 f"{name}: the recurrent kernel delivers errors as they are, without {self.recurrent.pathway}: give "

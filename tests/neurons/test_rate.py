@@ -39,7 +39,8 @@ def test_dtype_and_input_are_kept(kind, dtype):
 
 @pytest.mark.parametrize("name", NEURONS)
 def test_every_registered_neuron_keeps_the_contract(name):
-    neuron = NEURONS[name]()
+    kinds = {"signs": torch.tensor([1, -1, 1])} if name == "ei_neurons" else {}
+    neuron = NEURONS[name](**kinds)
     x = 0.3 + randn(10, 2, 3, seed=1, dtype=torch.float32)
     out, state = neuron.stream(x)
     assert isinstance(neuron, Neuron)
