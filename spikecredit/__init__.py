@@ -10,7 +10,7 @@ Importing it needs torch and numpy only; everything else is imported where it is
 
 from spikecredit import analysis, architectures, losses, rules
 from spikecredit.architectures import MLP, VGG, LeNet, ResNet
-from spikecredit.constraints import EG, Dale, EGAdamW, FrozenSigns, Unconstrained
+from spikecredit.constraints import EG, Connectivity, Dale, EGAdamW, FrozenSigns, Unconstrained
 from spikecredit.convert import convert
 from spikecredit.data import encode
 from spikecredit.network import Network, after_step, attach, freeze_signs, start_epoch
@@ -74,6 +74,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "Clipped",
+    "Connectivity",
     "Conv2d",
     "CurrentLIF",
     "Dale",

@@ -179,6 +179,11 @@ def _check_choices(pathway: Pathway, constraint: Constraint, last_layer: str) ->
             f"{constraint}: reparametrised weights are functions of the parameters, so the model's weights, and every "
             "checkpoint of them, would change their meaning. Take Dale(mode='project') and attach(model, optimizer)"
         )
+    if isinstance(constraint, Dale) and constraint.connection is not None:
+        raise ValueError(
+            f"{constraint}: convert does not know which neurons a layer reaches, nor therefore of which kind they are. "
+            "Take connection=None, or build a Network"
+        )
     if constraint.constrains_feedback:
         raise ValueError(
             f"{constraint}: convert does not know which layer's outputs are which layer's inputs, so it cannot give "

@@ -81,7 +81,8 @@ class Network(nn.Module):
                 )
             final = list(synapses.values())[-1]
             final.given_pathway = final.given_pathway or Backprop()
-        wiring = Wiring(self.pathway, self.constraint, self.seed)
+        last = list(synapses.values())[-1] if synapses else None
+        wiring = Wiring(self.pathway, self.constraint, self.seed, last=last)
         bind_all(layers, None, "layers", wiring)
         self.broadcast: Broadcast | None = None
         self._last = max((i for i, layer in enumerate(layers) if _has_synapses(layer)), default=-1)

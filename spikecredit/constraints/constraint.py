@@ -31,6 +31,9 @@ class ConstrainedLayer(Protocol):
     def postsynaptic_sign(self) -> Tensor | None: ...
     @property
     def frozen_sign(self) -> Tensor | None: ...
+    @property
+    def connected(self) -> Tensor | None:
+        """Which synapses exist, bool, broadcasting against the weight; None if all do."""
 
 
 class Constraint(ABC):
@@ -57,6 +60,10 @@ class Constraint(ABC):
 
     def sensory_signs(self, units: int) -> Tensor | None:
         """The sign of every sensory input, int8 (units,); None if they are exempt."""
+        return None
+
+    def connections(self, source: Tensor, target: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Which synapses exist between units with these signs, which broadcast against the weight; None if all do."""
         return None
 
     @abstractmethod

@@ -16,6 +16,26 @@ MAGNITUDE_FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
+class Connectivity:
+    """Probabilities that a synapse exists, by the kinds of its ends: first the target's, as in W_EI.
+
+    Drawn once, from the seed's own stream, and saved with the layer. ei: from inhibitory to excitatory neurons.
+
+    Errors: ValueError, for a probability that is not above 0 and at most 1.
+    """
+
+    ee: float = 1.0
+    ei: float = 1.0
+    ie: float = 1.0
+    ii: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("ee", "ei", "ie", "ii"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability above 0 and at most 1, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
 class Dale(Constraint):
     """W = W_+ D: magnitudes W_+ >= 0, and D = diag(+-1) the signs of the presynaptic units, the columns of W (out, in).
 
@@ -41,6 +61,10 @@ class Dale(Constraint):
             then dwarfs its variance.
         sensory: "exempt": the first layer may have any weights. "excitatory": its inputs are neurons that excite, which
             asks for inputs that are never negative, such as ON and OFF channels (`encode.on_off`).
+        connection: probabilities that two neurons are connected, by their kinds, within a population and from one to
+            the next; None: all are. Channels of a convolution count as neurons. Synapses of the input and of the last
+            layer of a network, whose targets are no neurons of either kind, all exist. The weights that are left grow
+            so that the norm of W is what it was. Feedback weights that do not follow W exist everywhere.
     Source: Cornford et al. 2021 (column convention; ColumnEI, whose formula is that of their code); Cornford et al.
         2024 (log-normal; the ratio is that of their code); "balanced" is ours.
     """
@@ -51,6 +75,7 @@ class Dale(Constraint):
     magnitude: Literal["abs", "exp", "softplus"] = "abs"
     initialisation: Literal["balanced", "column_ei", "log_normal", "keep"] = "balanced"
     sensory: Literal["exempt", "excitatory"] = "exempt"
+    connection: Connectivity | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.excitatory <= 1:
@@ -82,6 +107,13 @@ class Dale(Constraint):
     def sensory_signs(self, units: int) -> Tensor | None:
         return torch.ones(units, dtype=torch.int8) if self.sensory == "excitatory" else None
 
+    def connections(self, source: Tensor, target: Tensor, generator: torch.Generator) -> Tensor | None:
+        if (p := self.connection) is None:
+            return None
+        to_excitatory = torch.where(source > 0, p.ee, p.ei)
+        probability = torch.where(target > 0, to_excitatory, torch.where(source > 0, p.ie, p.ii))
+        return torch.rand(probability.shape, generator=generator).to(probability.device) < probability
+
     @torch.no_grad()
     def initialise(self, layer: ConstrainedLayer, generator: torch.Generator) -> None:
         sign = layer.presynaptic_sign
@@ -90,12 +122,16 @@ class Dale(Constraint):
         magnitudes = layer.weight.abs()
         if magnitudes.ndim > 1:  # a normalisation's scale has no inputs to balance
             positive = (sign > 0).expand_as(magnitudes)
+            if layer.connected is not None:
+                norm = torch.linalg.vector_norm(magnitudes)
+                magnitudes = magnitudes * layer.connected
+                magnitudes *= norm / torch.linalg.vector_norm(magnitudes).clamp_min(torch.finfo(norm.dtype).tiny)
             if self.initialisation == "log_normal":
-                magnitudes = _log_normal(magnitudes, generator)
+                magnitudes = _log_normal(magnitudes, generator, layer.connected)
             if self.initialisation in ("balanced", "log_normal"):
                 magnitudes = _balanced(magnitudes, positive)
             elif self.initialisation == "column_ei":
-                magnitudes = _column_ei(magnitudes, positive, generator)
+                magnitudes = _column_ei(magnitudes, positive, generator, layer.connected)
         if self.mode == "project":
             layer.weight.copy_(magnitudes * sign)
         else:
@@ -104,7 +140,8 @@ class Dale(Constraint):
     def effective(self, layer: ConstrainedLayer) -> Tensor:
         if self.mode == "project" or layer.presynaptic_sign is None:
             return layer.weight
-        return self._magnitudes(layer.weight) * layer.presynaptic_sign
+        weight = self._magnitudes(layer.weight) * layer.presynaptic_sign
+        return weight if layer.connected is None else weight * layer.connected
 
     @torch.no_grad()
     def project(self, layer: ConstrainedLayer) -> None:
@@ -116,12 +153,18 @@ class Dale(Constraint):
         bounds[0].masked_fill_(sign < 0, -math.inf)
         bounds[1].masked_fill_(sign > 0, math.inf)
         torch.clamp(layer.weight, *bounds, out=layer.weight)
+        if layer.connected is not None:
+            layer.weight.mul_(layer.connected)
 
     @torch.no_grad()
     def violations(self, layer: ConstrainedLayer) -> int:
         if layer.presynaptic_sign is None:
             return 0
-        return int((self.effective(layer) * layer.presynaptic_sign < 0).sum())
+        weight = self.effective(layer)
+        wrong = weight * layer.presynaptic_sign < 0
+        if layer.connected is not None:
+            wrong |= (weight != 0) & ~layer.connected
+        return int(wrong.sum())
 
     def constrain_feedback(self, matrix: Tensor, layer: ConstrainedLayer) -> Tensor:
         if self.feedback == "exempt" or layer.postsynaptic_sign is None:
@@ -150,23 +193,25 @@ def _balanced(magnitudes: Tensor, positive: Tensor) -> Tensor:
     return balanced * (magnitudes.square().mean().sqrt() / balanced.square().mean().sqrt())
 
 
-def _log_normal(magnitudes: Tensor, generator: torch.Generator) -> Tensor:
+def _log_normal(magnitudes: Tensor, generator: torch.Generator, connected: Tensor | None) -> Tensor:
     """Log-normal numbers with mean = 1.5 standard deviations and the root mean square of `magnitudes`."""
     spread = math.sqrt(math.log(1 + 1.5**-2))
     drawn = torch.empty(magnitudes.shape, dtype=torch.float64).normal_(0, spread, generator=generator)
     scale = magnitudes.square().mean().sqrt() * math.exp(-(spread**2))  # E[exp(2 spread N)] = exp(2 spread^2)
-    return drawn.exp_().to(magnitudes) * scale
+    drawn = drawn.exp_().to(magnitudes) * scale
+    return drawn if connected is None else drawn * connected / connected.float().mean().sqrt()
 
 
-def _column_ei(magnitudes: Tensor, positive: Tensor, generator: torch.Generator) -> Tensor:
+def _column_ei(magnitudes: Tensor, positive: Tensor, generator: torch.Generator, connected: Tensor | None) -> Tensor:
     """Exponential magnitudes with the means of ColumnEI, by the inputs of each unit (row)."""
     inputs = tuple(range(1, magnitudes.ndim))
-    n_e = positive.sum(inputs, keepdim=True).double()
-    n_i = (~positive).sum(inputs, keepdim=True).double()
+    exists = torch.ones_like(positive) if connected is None else connected.expand_as(positive)
+    n_e = (positive & exists).sum(inputs, keepdim=True).double()
+    n_i = (~positive & exists).sum(inputs, keepdim=True).double()
     variance = (2 * math.pi - 1) / (2 * math.pi)  # of w x, for w ~ Exp(1) and x half-rectified N(0, 1)
     one_kind = (n_e == 0) | (n_i == 0)  # nothing cancels: only the variance can be met
     terms = torch.where(one_kind, n_e + n_i, n_e + n_e.square() / n_i.clamp_min(1))
-    sigma = (variance * terms).rsqrt()
+    sigma = (variance * terms.clamp_min(1)).rsqrt()
     sigma_i = torch.where(one_kind, sigma, sigma * n_e / n_i.clamp_min(1))
     drawn = torch.empty(magnitudes.shape, dtype=torch.float64).exponential_(generator=generator)
-    return (drawn.to(magnitudes.device) * torch.where(positive, sigma, sigma_i)).to(magnitudes.dtype)
+    return (drawn.to(magnitudes.device) * torch.where(positive, sigma, sigma_i) * exists).to(magnitudes.dtype)

@@ -19,6 +19,8 @@ class Wiring:
 
     `populations` is filled while the layers are bound: the modules that are neurons, by name, in order.
 
+    `last` is the network's last synapse layer, whose targets are outputs.
+
     With `initialise=False` a layer that is under this very constraint already keeps its weights as they are.
     """
 
@@ -27,6 +29,7 @@ class Wiring:
     seed: int = 0
     populations: dict[str, nn.Module] = field(default_factory=dict)
     initialise: bool = True
+    last: nn.Module | None = None
 
 
 class ConstraintWarning(UserWarning):
@@ -44,6 +47,7 @@ class Constrained(nn.Module):
     presynaptic_sign: Tensor | None
     postsynaptic_sign: Tensor | None
     frozen_sign: Tensor | None
+    connected: Tensor | None
 
     def set_up_constraint(self, constraint: Constraint | None) -> None:
         self.given_constraint = constraint
@@ -51,6 +55,7 @@ class Constrained(nn.Module):
         self.register_buffer("presynaptic_sign", None)
         self.register_buffer("postsynaptic_sign", None)
         self.register_buffer("frozen_sign", None)
+        self.register_buffer("connected", None)
         self._projected_version = -1
         self._warned = False
         self._given_weight: Tensor | None = None
@@ -217,6 +222,8 @@ class Synapse(Constrained):
                 f"{name}: {self.pathway} with {self.constraint}: the gradient is that of a parameter from which W is "
                 "made, and B has no such parameter to share it with. Take Dale(mode='project')"
             )
+        outside = source is None or self is wiring.last
+        self.connected = None if outside else self._connections(target, wiring.seed, name)
         self._hold_signs(anew=wiring.initialise)
         if wiring.initialise:
             self.constraint.initialise(self, generator(wiring.seed, "dale", "weights", name))
@@ -232,6 +239,7 @@ class Synapse(Constrained):
             return
         signs = self._feedback_signs()
         drawn = drawn if signs is None else drawn.abs() * signs
+        drawn = drawn if self.connected is None or not self.pathway.tied else drawn * self.connected
         if isinstance(self.feedback_weight, nn.Parameter):  # an optimiser made before may own it
             with torch.no_grad():
                 self.feedback_weight.copy_(drawn)
@@ -249,7 +257,7 @@ class Synapse(Constrained):
         signs = self._feedback_signs()
         if not self.pathway.learns or signs is None or self.feedback_weight is None:
             return None
-        return _FeedbackSide(self.feedback_weight, signs)
+        return _FeedbackSide(self.feedback_weight, signs, connected=self.connected if self.pathway.tied else None)
 
     def project(self) -> None:
         """Bring `weight`, and B where it is learned under the constraint, back to the constraint, in place."""
@@ -303,6 +311,13 @@ class Synapse(Constrained):
         signs = signs.repeat_interleave(units // population.units)  # a flattened channel hands on its sign
         return self.lay_out(signs, axis).to(self.weight.device)
 
+    def _connections(self, target: Population, seed: int, name: str) -> Tensor | None:
+        """Which synapses exist, where both ends are neurons that have a sign."""
+        ends = self.presynaptic_sign, self._signs(target, self.units[1], seed, name, axis=0)
+        if ends[0] is None or ends[1] is None:
+            return None
+        return self.constraint.connections(ends[0], ends[1], generator(seed, "dale", "connections", name))
+
     def lay_out(self, signs: Tensor, axis: int) -> Tensor:
         """Signs of the units of one axis of the weight, in a shape that broadcasts against it."""
         return signs.view(-1, *([1] * (self.weight.ndim - 1 - axis)))
@@ -355,6 +370,7 @@ class _FeedbackSide:
 
     weight: Tensor
     presynaptic_sign: Tensor | None
+    connected: Tensor | None
     postsynaptic_sign: None = None
     frozen_sign: None = None
 
