@@ -9,7 +9,7 @@ Importing it needs torch and numpy only; everything else is imported where it is
 """
 
 from spikecredit import analysis, architectures, losses, rules
-from spikecredit.architectures import MLP, VGG, LeNet, ResNet
+from spikecredit.architectures import DANN, MLP, VGG, LeNet, ResNet
 from spikecredit.constraints import Dale, FrozenSigns, Unconstrained
 from spikecredit.convert import convert
 from spikecredit.data import encode
@@ -50,6 +50,8 @@ from spikecredit.synapses import (
     BatchNorm1d,
     BatchNorm2d,
     Conv2d,
+    DANNConv2d,
+    DANNLinear,
     Dropout,
     Flatten,
     GlobalAvgPool2d,
@@ -62,6 +64,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ALIF",
+    "DANN",
     "LIF",
     "MLP",
     "VGG",
@@ -74,6 +77,8 @@ __all__ = [
     "Clipped",
     "Conv2d",
     "CurrentLIF",
+    "DANNConv2d",
+    "DANNLinear",
     "Dale",
     "DirectFeedbackAlignment",
     "DirectKolenPollack",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from spikecredit.architectures import ARCHITECTURES, MLP, Architecture
+from spikecredit.architectures import ARCHITECTURES, MLP, Architecture, DANNArchitecture
 from spikecredit.constraints import CONSTRAINTS, Constraint, FrozenSigns, Unconstrained
 from spikecredit.data import AUGMENTATIONS, DATA, ENCODERS, Augmentation, DataSource, Digits, Encoder, ImageData
 from spikecredit.data.encode import Constant
@@ -119,6 +119,11 @@ class Experiment:
         if self.normalise and self.encoder.needs_unit_range:
             raise ValueError(
                 f"{type(self.encoder).__name__} reads pixels as values between 0 and 1: write normalise: false"
+            )
+        if self.normalise and isinstance(self.network, DANNArchitecture) and self.network.dann is not None:
+            raise ValueError(
+                "DANN layers take activities, 0 or above, and normalise: true makes half of the pixels negative: write "
+                "normalise: false"
             )
         if self.rule.intervenes and self.training.compile is not None:
             raise ValueError(
