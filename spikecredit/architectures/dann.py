@@ -39,8 +39,8 @@ class DANNArchitecture(Architecture):
     def __post_init__(self) -> None:
         if self.dann is not None and self.initialisation != "torch":
             raise ValueError(
-                f"initialisation={self.initialisation!r} draws weights of both signs, and those of DANN layers are 0 or "
-                "above: leave it out, and choose by dann.initialisation"
+                f"initialisation={self.initialisation!r} draws weights of both signs, and those of DANN layers are 0 "
+                "or above: leave it out, and choose by dann.initialisation"
             )
 
     def dense(self, inputs: int, outputs: int, first: bool = False) -> Linear:
