@@ -9,7 +9,7 @@ Importing it needs torch and numpy only; everything else is imported where it is
 """
 
 from spikecredit import analysis, architectures, losses, rules
-from spikecredit.architectures import MLP, VGG, LeNet, ResNet
+from spikecredit.architectures import DANN, MLP, VGG, LeNet, ResNet
 from spikecredit.constraints import EG, Connectivity, Dale, EGAdamW, FrozenSigns, Unconstrained
 from spikecredit.convert import convert
 from spikecredit.data import encode
@@ -51,6 +51,8 @@ from spikecredit.synapses import (
     BatchNorm1d,
     BatchNorm2d,
     Conv2d,
+    DANNConv2d,
+    DANNLinear,
     Dropout,
     Flatten,
     GlobalAvgPool2d,
@@ -63,6 +65,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ALIF",
+    "DANN",
     "EG",
     "LIF",
     "MLP",
@@ -77,6 +80,8 @@ __all__ = [
     "Connectivity",
     "Conv2d",
     "CurrentLIF",
+    "DANNConv2d",
+    "DANNLinear",
     "Dale",
     "DirectFeedbackAlignment",
     "DirectKolenPollack",

@@ -139,16 +139,19 @@ def convert(
         sensory = names[:1]
     elif isinstance(sensory, str) or not set(sensory) <= set(names):
         raise ValueError(f"sensory must be a list of layers out of {', '.join(map(repr, names))}, got {sensory!r}")
+    own = {name: Backprop() if last_layer == "backprop" and name == names[-1] else pathway for name in names}
+    for name, module in layers.items():
+        if isinstance(module, Synapse):
+            module.check_choices(module.given_pathway or own[name], module.given_constraint or constraint, name)
     constrained = not isinstance(constraint, Unconstrained)
     scales = {name: m for name, m in modules.items() if _is_scale(m, constrained)}
 
     seed = int(torch.randint(2**62, ())) if seed is None else seed
     for name, module in layers.items():
         layer = _become(module, WEIGHTED)
-        own = Backprop() if last_layer == "backprop" and name == names[-1] else pathway
         source, target = (Population(f"{units} units", units) for units in layer.units)
         before = None if name in sensory else source
-        wiring = Wiring(own, constraint, SIGNS_SEED, initialise=not _obeys(layer, before, constraint))
+        wiring = Wiring(own[name], constraint, SIGNS_SEED, initialise=not _obeys(layer, before, constraint))
         # Signs are the same in every call; the call's seed is in the name, by which a layer draws all else.
         layer.bind(before, f"{name or 'layer'}@{seed}", wiring, target)
         layer.project()

@@ -350,7 +350,9 @@ def after_step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """
     group = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
     for name, layer in net.named_modules():
-        if isinstance(layer, Constrained) and id(layer.weight) in group:
+        if not isinstance(layer, Constrained):
+            continue
+        if any(id(parameter) in group for parameter in layer.constrained_parameters()):
             tied = isinstance(layer, Synapse) and layer.pathway.tied
             if tied and group.get(id(layer.feedback_weight)) != group[id(layer.weight)]:
                 raise ValueError(
@@ -364,7 +366,7 @@ def after_step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
                     "as it moves weights by factors. Take torch.optim.SGD or torch.optim.AdamW, or another pathway"
                 )
             layer.project()
-            if isinstance(layer, Synapse):
+            if isinstance(layer, Synapse) and id(layer.weight) in group:
                 layer.learn()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spikecredit.synapses import Constrained, RecurrentLinear, Synapse, synapses_of
+from spikecredit.synapses.dann import DANNSynapse
 
 DEAD = 1e-6
 """A synapse is dead if its effective weight is smaller than this, in units of its layer's root mean square."""
@@ -59,8 +60,8 @@ def spectrum_of(weight: Tensor) -> Spectrum:
 class Currents:
     """What reaches the units behind a synapse layer: excitation and inhibition (T, B, *units), both >= 0.
 
-    The current is excitation - inhibition + bias. A term W x counts as excitation where it is positive, so that layers
-    whose inputs may be negative, as pixels may, are told apart too.
+    The current is excitation - inhibition + bias; in a DANN layer that divides, before the division. A term W x counts
+    as excitation where it is positive, so that layers whose inputs may be negative, as pixels may, are told apart too.
     """
 
     excitation: Tensor
@@ -138,7 +139,10 @@ def _split(layer: nn.Module, x: Tensor, out: Tensor | None) -> tuple[Tensor, Ten
 
 def _excitation_inhibition(layer: Synapse, x: Tensor) -> tuple[Tensor, Tensor]:
     weight, folded = layer.effective_weight().detach(), layer.fold(x.detach())
-    positive, negative = weight.clamp_min(0), -weight.clamp_max(0)
+    if isinstance(layer, DANNSynapse):  # which has inhibitory units of its own
+        positive, negative = layer.weight.detach(), layer.weight.detach() - weight
+    else:
+        positive, negative = weight.clamp_min(0), -weight.clamp_max(0)
     for_x, against = folded.clamp_min(0), -folded.clamp_max(0)
     excitation, inhibition = layer.through(for_x, positive), layer.through(for_x, negative)
     if bool(against.any()):
@@ -170,8 +174,9 @@ def _balance(each: Currents) -> Balance:
 class LayerSigns:
     """The signs of one layer of weights; for normalisation the weights are the scales.
 
-    constraint: what it is under, as in a configuration's `repr`. weights: how many. positive, negative, zero: of the
-    effective ones, those that the forward pass uses. violations: how many break the constraint. audited: whether any
+    constraint: what it is under, in words. weights: how many. positive, negative, zero: of the
+    effective ones, those that the forward pass uses (of a DANN layer W_EX - W_EI W_IX, of any sign; its violations are
+    counted in what it is made of). violations: how many break the constraint. audited: whether any
     could, False for what is unconstrained or exempt, as the sensory layer is under Dale's law.
     """
 
@@ -192,12 +197,14 @@ def sign_audit(net: nn.Module) -> dict[str, LayerSigns]:
         if isinstance(layer, Constrained):
             weight = layer.effective_weight()
             result[name] = LayerSigns(
-                constraint=str(layer.constraint),
+                constraint=layer.law,
                 weights=weight.numel(),
                 positive=int((weight > 0).sum()),
                 negative=int((weight < 0).sum()),
                 zero=int((weight == 0).sum()),
                 violations=layer.violations(),
-                audited=layer.presynaptic_sign is not None or layer.frozen_sign is not None,
+                audited=layer.presynaptic_sign is not None
+                or layer.frozen_sign is not None
+                or isinstance(layer, DANNSynapse),
             )
     return result

@@ -6,13 +6,14 @@ from typing import Literal
 
 from torch import nn
 
-from spikecredit.architectures.architecture import Architecture, Shape, check_size, copies
+from spikecredit.architectures.architecture import Shape, check_size, copies
+from spikecredit.architectures.dann import DANNArchitecture
 from spikecredit.neurons import Neuron
-from spikecredit.synapses import AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d
+from spikecredit.synapses import AvgPool2d, BatchNorm1d, BatchNorm2d, Dropout, Flatten, MaxPool2d
 
 
 @dataclass(frozen=True)
-class LeNet(Architecture):
+class LeNet(DANNArchitecture):
     """For each channel count: Conv2d, pool 2, [BatchNorm], neuron; then dense layers and readout.
 
     The pool comes before the neuron, so that a network of average pools exchanges nothing but spikes.
@@ -24,6 +25,7 @@ class LeNet(Architecture):
         pool: "average" or "max" over the currents.
         norm: batch normalisation over time before the neurons.
         dropout: probability of dropping a neuron of the dense layers' input for a whole sequence.
+        dann: make all convolutions and dense layers DANN layers; norm then keeps its scales >= 0.
     Source: LeCun, Bottou, Bengio & Haffner 1998.
     """
 
@@ -40,9 +42,9 @@ class LeNet(Architecture):
         pool = AvgPool2d if self.pool == "average" else MaxPool2d
         layers: list[nn.Module] = []
         for channels in self.channels:
-            layers += [Conv2d(depth, channels, self.kernel, padding="same"), pool(2)]
+            layers += [self.convolution(depth, channels, self.kernel), pool(2)]
             if self.norm:
-                layers.append(BatchNorm2d(channels))
+                layers.append(BatchNorm2d(channels, constraint=self.scale_constraint))
             layers.append(copies(neuron))
             depth, height, width = channels, height // 2, width // 2
         layers.append(Flatten())
@@ -50,11 +52,11 @@ class LeNet(Architecture):
         for hidden in self.hidden:
             if self.dropout:
                 layers.append(Dropout(self.dropout))
-            layers.append(Linear(size, hidden))
+            layers.append(self.dense(size, hidden))
             if self.norm:
-                layers.append(BatchNorm1d(hidden))
+                layers.append(BatchNorm1d(hidden, constraint=self.scale_constraint))
             layers.append(copies(neuron))
             size = hidden
         if self.dropout:
             layers.append(Dropout(self.dropout))
-        return [*layers, Linear(size, classes), copies(readout)]
+        return [*layers, self.dense(size, classes), copies(readout)]

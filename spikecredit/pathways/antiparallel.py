@@ -54,7 +54,7 @@ class Antiparallel(Pathway):
             raise ValueError(f"decay is the share of the correlation forgotten per step, 0 to 1; got {self.decay!r}")
 
     def create(self, layer: WeightedLayer, generator: torch.Generator) -> Tensor:
-        if layer.effective_weight() is not layer.weight:
+        if layer.reparametrised:
             raise ValueError(
                 "Antiparallel learns from the gradient of the weight that the forward pass uses, but a constraint "
                 "reparametrises this one: write Dale(mode='project')"

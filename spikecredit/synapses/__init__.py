@@ -1,6 +1,7 @@
 """Synapses: weighted layers that carry a pathway and a constraint, and the layers between them."""
 
 from spikecredit.synapses.conv import Conv2d
+from spikecredit.synapses.dann import DANNConv2d, DANNLinear
 from spikecredit.synapses.linear import Linear
 from spikecredit.synapses.norm import BatchNorm1d, BatchNorm2d
 from spikecredit.synapses.pool import AvgPool2d, Dropout, Flatten, GlobalAvgPool2d, MaxPool2d
@@ -22,6 +23,8 @@ __all__ = [
     "Constrained",
     "ConstraintWarning",
     "Conv2d",
+    "DANNConv2d",
+    "DANNLinear",
     "Dropout",
     "Flatten",
     "GlobalAvgPool2d",

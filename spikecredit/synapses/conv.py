@@ -105,18 +105,21 @@ class Conv2d(Synapse, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         images, weight, feedback = self.operands(x)
-        if feedback is None:
-            y = self._conv_forward(images, weight, self.bias)
-        else:
-            images, geometry = self.pad(images)
-            images, weight, bias, feedback = cast_for_autocast(x.device.type, images, weight, self.bias, feedback)  # type: ignore[assignment]  # no None comes back for a tensor
-            y = _FeedbackConv2d.apply(images, weight, bias, feedback, *geometry)
+        y = self.product(images, weight, self.bias, feedback)
         return self.add_local_loss(y.reshape(*x.shape[:-3], *y.shape[1:]), x)
+
+    def product(self, images: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor | None) -> Tensor:
+        """conv(images, W) + b, whose error returns through B; through W where that is None."""
+        if feedback is None:
+            return self._conv_forward(images, weight, bias)
+        images, geometry = self.pad(images)
+        cast = cast_for_autocast(images.device.type, images, weight, bias, feedback)
+        return _FeedbackConv2d.apply(*cast, *geometry)
 
     def operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """x with its leading dimensions folded into one, the effective W, and B; None for B where it is W."""
         if x.ndim < 3 or x.shape[-3] != self.in_channels:
-            raise ValueError(f"Conv2d takes (..., {self.in_channels}, H, W), got {tuple(x.shape)}")
+            raise ValueError(f"{type(self).__name__} takes (..., {self.in_channels}, H, W), got {tuple(x.shape)}")
         self.check_source(x)
         if self.training:
             self.check_projected()

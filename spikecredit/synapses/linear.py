@@ -68,13 +68,17 @@ class Linear(Synapse, nn.Linear):
         """The layer with W and B already made, for use step by step within one sequence."""
         if self.training:
             self.check_projected()
+        return self.product(x, weight, self.bias, feedback)
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor | None) -> Tensor:
+        """x W^T + b, whose error returns through B; through W where that is None."""
         if feedback is None:
             if events.sparse(x, weight):
-                return events.EventLinear.apply(x, weight, self.bias)
-            return F.linear(x, weight, self.bias)
+                return events.EventLinear.apply(x, weight, bias)
+            return F.linear(x, weight, bias)
         if x.ndim == 1:
-            return self.apply_weights(x[None], weight, feedback)[0]
-        return _FeedbackLinear.apply(*cast_for_autocast(x.device.type, x, weight, self.bias, feedback))
+            return self.product(x[None], weight, bias, feedback)[0]
+        return _FeedbackLinear.apply(*cast_for_autocast(x.device.type, x, weight, bias, feedback))
 
     def fold(self, x: Tensor) -> Tensor:
         return x.reshape(-1, self.in_features)

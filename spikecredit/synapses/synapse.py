@@ -64,6 +64,24 @@ class Constrained(nn.Module):
         """The weight that the forward pass uses: `weight` itself unless a constraint reparametrises it."""
         return self.constraint.effective(self)
 
+    def constrained_parameters(self) -> tuple[Tensor, ...]:
+        """What a projection may change, `weight` first."""
+        return (self.weight,)
+
+    @property
+    def needs_projection(self) -> bool:
+        """Whether a step of an optimiser can break what the layer has to obey."""
+        return self.constraint.needs_projection
+
+    @property
+    def law(self) -> str:
+        """What the layer has to obey, in words."""
+        return str(self.constraint)
+
+    def _moves(self) -> int:
+        """A number that grows whenever something writes to a constrained parameter."""
+        return sum(parameter._version for parameter in self.constrained_parameters())
+
     def _hold_signs(self, anew: bool) -> None:
         """Keep signs of the synapses where the constraint has them: all free if made anew, else as they are."""
         if not self.constraint.freezes:
@@ -78,7 +96,7 @@ class Constrained(nn.Module):
         A layer with a constraint of its own is bound when it is made and again by its network, which must start from
         the weights that the layer came with, not from constrained ones.
         """
-        untouched = self.weight._version == self._projected_version
+        untouched = self._moves() == self._projected_version
         plain = self._given_weight if self._given_weight is not None and untouched else self.effective_weight()
         self._given_weight = None
         if plain is not self.weight:
@@ -87,7 +105,7 @@ class Constrained(nn.Module):
     def project(self) -> None:
         """Bring `weight` back to its constraint, in place."""
         self.constraint.project(self)
-        self._projected_version = self.weight._version
+        self._projected_version = self._moves()
 
     def violations(self) -> int:
         """How many effective weights break the constraint."""
@@ -97,14 +115,14 @@ class Constrained(nn.Module):
         """Warn once if constrained weights moved and now break the constraint."""
         if torch.compiler.is_compiling():  # versions of tensors are not part of a compiled program
             return
-        if self._warned or not self.constraint.needs_projection or self.weight._version == self._projected_version:
+        if self._warned or not self.needs_projection or self._moves() == self._projected_version:
             return
-        self._projected_version = self.weight._version
+        self._projected_version = self._moves()
         count = self.violations()
         if count:
             self._warned = True
             warnings.warn(
-                f"{count} weights of {type(self).__name__} break {self.constraint}: they moved without a projection. "
+                f"{count} weights of {type(self).__name__} break {self.law}: they moved without a projection. "
                 "Call spikecredit.after_step(net, optimizer) after every optimizer.step(), or "
                 "spikecredit.attach(net, optimizer) once.",
                 ConstraintWarning,
@@ -137,6 +155,14 @@ class Synapse(Constrained):
     def units(self) -> tuple[int, int]:
         """Number of presynaptic and of postsynaptic units (features, or channels of a convolution)."""
         return self.weight.shape[1], self.weight.shape[0]
+
+    @property
+    def reparametrised(self) -> bool:
+        """Whether W is made from the parameter `weight` in such a way that the gradient of `weight` is not dL/dW."""
+        return self.effective_weight() is not self.weight
+
+    def check_choices(self, pathway: Pathway, constraint: Constraint, name: str) -> None:
+        """Refuse, with a ValueError, a pathway or a constraint that this kind of layer cannot have."""
 
     # What a pathway that learns asks of a layer (`WeightedLayer` says what each is); every kind of layer has its own.
 
@@ -206,8 +232,10 @@ class Synapse(Constrained):
             self._release()
         else:
             self._given_weight = None
-        self.pathway = pathway or self.given_pathway or wiring.pathway
-        self.constraint = self.given_constraint or wiring.constraint
+        pathway = pathway or self.given_pathway or wiring.pathway
+        constraint = self.given_constraint or wiring.constraint
+        self.check_choices(pathway, constraint, name)
+        self.pathway, self.constraint = pathway, constraint
         if self.pathway.transports_weights and self.constraint.constrains_feedback:
             raise ValueError(
                 f"{name}: {self.constraint} with {self.pathway}: backprop's error travels through the forward weights, "
@@ -217,7 +245,7 @@ class Synapse(Constrained):
         self.presynaptic_sign = self._signs(source, self.units[0], wiring.seed, name, axis=1)
         owned = target if self.constraint.constrains_feedback else None
         self.postsynaptic_sign = self._signs(owned, self.units[1], wiring.seed, name, axis=0)
-        if self.pathway.tied and self.effective_weight() is not self.weight:
+        if self.pathway.tied and self.reparametrised:
             raise ValueError(
                 f"{name}: {self.pathway} with {self.constraint}: the gradient is that of a parameter from which W is "
                 "made, and B has no such parameter to share it with. Take Dale(mode='project')"
@@ -227,7 +255,7 @@ class Synapse(Constrained):
         self._hold_signs(anew=wiring.initialise)
         if wiring.initialise:
             self.constraint.initialise(self, generator(wiring.seed, "dale", "weights", name))
-        self._projected_version = self.weight._version
+        self._projected_version = self._moves()
         self.noise = Noise(stream(wiring.seed, "noise", name)) if self.pathway.redraws else None
         self._keep_feedback(self.pathway.create(self, generator(wiring.seed, "feedback", name)))
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from spikecredit.architectures import ARCHITECTURES, MLP, Architecture
+from spikecredit.architectures import ARCHITECTURES, MLP, Architecture, DANNArchitecture
 from spikecredit.constraints import CONSTRAINTS, Constraint, Dale, FrozenSigns, Unconstrained
 from spikecredit.data import AUGMENTATIONS, DATA, ENCODERS, Augmentation, DataSource, Digits, Encoder, ImageData
 from spikecredit.data.encode import Constant
@@ -142,6 +142,11 @@ class Experiment:
             raise ValueError(
                 "constraint.sensory=excitatory makes every input a neuron that excites, but normalised pixels may be "
                 "negative: write on_off: true, or normalise: false"
+            )
+        if negative and isinstance(self.network, DANNArchitecture) and self.network.dann is not None:
+            raise ValueError(
+                "DANN layers take activities, 0 or above, and normalise: true makes half of the pixels negative: write "
+                "on_off: true, or normalise: false"
             )
         if self.rule.intervenes and self.training.compile is not None:
             raise ValueError(

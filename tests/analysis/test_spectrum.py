@@ -185,3 +185,17 @@ def test_the_audit_counts_effective_signs_and_names_what_is_exempt(mode):
 def test_an_unconstrained_network_has_nothing_to_audit():
     found = sign_audit(sc.Network(sc.Linear(4, 10), sc.LIF(), sc.Linear(10, 5), seed=0))
     assert not any(layer.audited for layer in found.values())
+
+
+def test_a_dann_layer_inhibits_by_its_own_units():
+    torch.manual_seed(0)
+    layer = sc.DANNLinear(6, 9, inhibitory=3, divisive=False)
+    net = sc.Network(layer, seed=0).double()
+    x = torch.rand(4, 2, 6, dtype=torch.float64)
+    found = currents(net, x)["layers.0"]
+    torch.testing.assert_close(found.excitation, (x @ layer.weight.T).detach())
+    torch.testing.assert_close(found.inhibition, (x @ layer.weight_ix.T @ layer.weight_ei.T).detach())
+    assert sign_audit(net)["layers.0"].audited
+    with torch.no_grad():
+        layer.weight_ei[0, 0] = -1
+    assert sign_audit(net)["layers.0"].violations == 1
