@@ -235,6 +235,16 @@ def angles_table() -> str | None:
     return "\n\n".join([table(*angles.table(found)), *lines])
 
 
+def ei_table() -> str | None:
+    """The network of excitatory and inhibitory neurons: a line for each seed."""
+    from benchmarks import ei
+
+    found = load("ei")
+    if found is None:
+        return None
+    return f"{table(*ei.table(found))}\n\n{origin(found['command'], found['environment'])}"
+
+
 SHOWN = {"spikes": "spikes, 50 %", "sparse spikes": "spikes, 13 %", "constant": "constant image"}
 
 
@@ -300,9 +310,9 @@ def drawn(plot: Callable[[dict[str, Any], Path], None], name: str) -> str:
 
 def plots() -> dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]]:
     """Figures: the results that each shows, and who draws it."""
-    from benchmarks import angles, speed_report
+    from benchmarks import angles, ei, speed_report
 
-    return {"speed": ("speed-cpu", speed_report.plot), "angles": ("angles", angles.plot)}
+    return {"speed": ("speed-cpu", speed_report.plot), "angles": ("angles", angles.plot), "ei": ("ei", ei.plot)}
 
 
 def outputs() -> dict[Path, str]:
@@ -312,7 +322,9 @@ def outputs() -> dict[Path, str]:
         "accuracy": accuracy_table(),
         "accuracy_narrow": accuracy_table("accuracy_narrow"),
         "pathways": ratio_table("pathways", ["network", "what", "pathway"]),
+        "constraints": ratio_table("constraints", ["network", "constraint"]),
         "layout": ratio_table("layout", ["case"]),
+        "ei": ei_table(),
         "published": published_table(),
         "speed": speed_tables(),
         "speed_summary": speed_summary(),
