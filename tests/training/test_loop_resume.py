@@ -101,8 +101,13 @@ RESUMED: dict[str, tuple[str, ...]] = {
     "signs frozen from the start, Kolen-Pollack": (
         "pathway=kolen_pollack", "constraint=frozen_signs", "training.optimizer={kind: adamw, lr: 0.05}",
     ),
-    "rows with ON and OFF channels, all under Dale, recurrent": (
-        "encoder=rows", "on_off=true", "network.recurrent=true", "constraint={kind: dale, sensory: excitatory}",
+    "rows with ON and OFF channels, two kinds of neurons, sparse, all under Dale, recurrent": (
+        "encoder=rows", "on_off=true", "network.recurrent=true", "neuron=ei_neurons",
+        "constraint={kind: dale, sensory: excitatory, connection: {ee: 0.3, ei: 0.6, ie: 0.6, ii: 0.6}}",
+    ),
+    "DANN layers": (
+        "network={kind: mlp, hidden: [12, 8], dann: {}}", "normalise=false", "pathway=sign_symmetry",
+        "training.optimizer={kind: sgd, lr: 0.1}", "training.clip_norm=0.5",
     ),
     "exponentiated gradient, Dale": (
         "constraint={kind: dale, initialisation: log_normal}", "training.optimizer={kind: eg, lr: 0.3}",
