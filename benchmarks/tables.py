@@ -245,6 +245,22 @@ def ei_table() -> str | None:
     return f"{table(*ei.table(found))}\n\n{origin(found['command'], found['environment'])}"
 
 
+def dale_tables() -> dict[str, str | None]:
+    """Every way to keep Dale's law: a table for each network and data set."""
+    from benchmarks import dale
+
+    tables: dict[str, str | None] = {}
+    for network in dale.NETWORKS:
+        for data in ("mnist", "fashion_mnist"):
+            found = load(f"dale-{network}-{data}")
+            if found is not None:
+                environments = {json.dumps(row["environment"], sort_keys=True) for row in found["rows"].values()}
+                extra = f", seeds 0 to {found['seeds'] - 1}"
+                origins = sorted(origin(found["command"], json.loads(text), extra) for text in environments)
+                tables[f"dale_{network}_{data}"] = "\n\n".join([table(*dale.table(found)), *origins])
+    return tables
+
+
 SHOWN = {"spikes": "spikes, 50 %", "sparse spikes": "spikes, 13 %", "constant": "constant image"}
 
 
@@ -332,6 +348,7 @@ def outputs() -> dict[Path, str]:
         "events": events_table(),
         "angles": angles_table(),
         **lenet_tables(),
+        **dale_tables(),
         **symmetry_tables(),
     }
     readme = (ROOT / "README.md").read_text()

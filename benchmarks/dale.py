@@ -1,0 +1,161 @@
+"""Every way to keep Dale's law, under three pathways, on all of MNIST and Fashion-MNIST.
+
+    python -m benchmarks.dale [mnist fashion_mnist] [--network mlp] [--data ../shared/data] [--seeds 3] [--minutes M]
+
+For each row the learning rate is chosen on 5,000 images held out of the training split (two epochs, seed 0). Then each
+seed trains for five epochs on all 60,000 images, and the test split is read once, after the last epoch. Writes
+results/dale-NETWORK-DATA.json row by row; call it again to go on. It stops after the row in which M minutes are over.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import RESULTS, write
+from spikecredit.analysis import spectrum
+from spikecredit.analysis.report import interval
+from spikecredit.cli import CONFIGS
+from spikecredit.data import ImageData
+from spikecredit.training.experiment import load_experiment
+from spikecredit.training.loop import Trainer
+from spikecredit.training.run import environment
+
+PATHWAYS = {
+    "backprop": "backprop",
+    "sign symmetry": "{kind: sign_symmetry, magnitude: fixed}",
+    "feedback alignment": "feedback_alignment",
+}
+NETWORKS = {
+    "mlp": ("network={{kind: mlp, hidden: [400, 400]{}}}", "training.precision=float32"),
+    "lenet": ("network={{kind: lenet, channels: [16, 48], kernel: 5, hidden: [256], pool: max, norm: true{}}}",),
+}
+"""Pixels between 0 and 1 for all, as DANN layers take no others."""
+
+ADAM = {f"lr {lr:g}": f"training.optimizer={{kind: adam, lr: {lr}}}" for lr in (5e-4, 2e-3, 5e-3)}
+FACTORS = {f"lr {lr:g}": f"training.optimizer={{kind: eg_adamw, lr: {lr}}}" for lr in (0.01, 0.03, 0.1)}
+HE, DANN = ", initialisation: he", ", dann: {}"
+MODES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "no constraint": (HE, "none", ADAM),
+    "project": (HE, "dale", ADAM),
+    "project, ColumnEI": (HE, "{kind: dale, initialisation: column_ei}", ADAM),
+    "reparametrize, abs": (HE, "{kind: dale, mode: reparametrize}", ADAM),
+    "reparametrize, exp": (HE, "{kind: dale, mode: reparametrize, magnitude: exp}", ADAM),
+    "reparametrize, softplus": (HE, "{kind: dale, mode: reparametrize, magnitude: softplus}", ADAM),
+    "exponentiated AdamW": (HE, "{kind: dale, initialisation: log_normal}", FACTORS),
+    "DANN": (DANN, "none", ADAM),
+    "project, own feedback": (HE, "{kind: dale, feedback: own}", ADAM),
+}
+"""What follows the architecture, the constraint, and the rates to choose from."""
+
+ON_LENET = ("no constraint", "project", "DANN")
+
+
+def overrides(network: str, mode: str, pathway: str) -> tuple[str, ...]:
+    """The configuration of one row, but for the rate."""
+    more, constraint, _ = MODES[mode]
+    shape, *rest = NETWORKS[network]
+    return (
+        shape.format(more), *rest, f"pathway={PATHWAYS[pathway]}", f"constraint={constraint}", "normalise=false",
+    )  # fmt: skip
+
+
+def rows(network: str) -> list[tuple[str, str]]:
+    """Every mode under every pathway; own feedback weights are none of backprop's."""
+    modes = MODES if network == "mlp" else ON_LENET
+    return [(m, p) for p in PATHWAYS for m in modes if not (p == "backprop" and "own" in m)]
+
+
+def row(
+    config: Path, held: ImageData, whole: ImageData, base: tuple[str, ...], rates: dict[str, str], seeds: int
+) -> Any:
+    """Choose the rate on the validation split, then train each seed on all images."""
+
+    def trained(data: ImageData, *more: str) -> Trainer:
+        trainer = Trainer(load_experiment(config, (*base, *more)).value, data, log=lambda line: None)
+        trainer.train()
+        return trainer
+
+    chosen: dict[str, float] = {}
+    for name, rate in rates.items():
+        trainer = trained(held, rate, "training.epochs=2", "training.measure=0")
+        chosen[name] = trainer.evaluate(held.validation, "validation")[1]
+    best = max(chosen, key=lambda name: chosen[name])
+    start = time.monotonic()
+    trainers = [trained(whole, rates[best], f"seed={seed}", "data.validation=0") for seed in range(seeds)]
+    seconds = (time.monotonic() - start) / seeds
+    last = [trainer.measure() for trainer in trainers]
+    return {
+        "setting": best,
+        "validation": chosen,
+        "test": [trainer.evaluate(whole.test, "test")[1] for trainer in trainers],
+        "violations": sum(found["violations"] for found in last),
+        "angles": [
+            statistics.mean(a)
+            for a in zip(*([v["error_angle"] for v in found["layers"].values()][:-1] for found in last), strict=True)
+        ],
+        "dead": statistics.mean(
+            layer.dead for trainer in trainers for layer in list(spectrum(trainer.net).values())[1:]
+        ),
+        "seconds": seconds,
+        "environment": environment(torch.device("cpu")),
+    }
+
+
+def table(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Test accuracies with the 95 % interval, and what training left."""
+    lines = []
+    for name, found in record["rows"].items():
+        accuracy = interval(found["test"])
+        lines.append(
+            [
+                name, found["setting"], f"{100 * accuracy.mean:.2f} % ± {50 * (accuracy.high - accuracy.low):.2f}",
+                " / ".join(f"{angle:.0f}" for angle in found["angles"]), f"{found['dead']:.0%}",
+                str(found["violations"]),
+            ]
+        )  # fmt: skip
+    return [
+        "",
+        "chosen on the validation split",
+        "test accuracy",
+        "angle to true error (°)",
+        "dead synapses",
+        "violations",
+    ], lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("only", nargs="*", default=["mnist", "fashion_mnist"])
+    parser.add_argument("--network", choices=list(NETWORKS), default="mlp")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    given = parser.parse_args()
+    end = time.monotonic() + 60 * given.minutes
+    for data in given.only:
+        config, path = CONFIGS / f"{data}_lenet_backprop.yaml", f"data.path={given.data / data}"
+        held, whole = (load_experiment(config, (path, f"data.validation={n}")).value.data.load() for n in (5000, 0))
+        name = f"dale-{given.network}-{data}"
+        file = RESULTS / f"{name}.json"
+        old = json.loads(file.read_text()) if file.exists() else {}
+        found = old["rows"] if old.get("seeds") == given.seeds else {}
+        for mode, pathway in rows(given.network):
+            key = f"{pathway}, {mode}"
+            if key in found:
+                continue
+            base = (path, *overrides(given.network, mode, pathway))
+            found[key] = row(config, held, whole, base, MODES[mode][2], given.seeds)
+            write(name, f"python -m benchmarks.dale {data} --network {given.network}", torch.device("cpu"),
+                  seeds=given.seeds, rows=found)  # fmt: skip
+            print(*table({"rows": {key: found[key]}})[1][0], sep="   ", flush=True)
+            if time.monotonic() > end:
+                return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""benchmarks.dale: its rows are configurations of their own, and a row is chosen, trained and written down."""
+
+import pytest
+import tiny
+
+from benchmarks import dale
+from benchmarks.tables import table
+from spikecredit.cli import CONFIGS
+from spikecredit.training.experiment import load_experiment
+
+CONFIG = CONFIGS / "mnist_lenet_backprop.yaml"
+
+
+@pytest.mark.parametrize("network", dale.NETWORKS)
+def test_every_row_is_a_configuration_of_its_own(network: str) -> None:
+    experiments = [
+        load_experiment(CONFIG, (*dale.overrides(network, mode, pathway), rate)).value
+        for mode, pathway in dale.rows(network)
+        for rate in dale.MODES[mode][2].values()
+    ]
+    assert len(set(experiments)) == len(experiments)
+    assert {e.normalise for e in experiments} == {False}  # the same pixels for all
+    assert len({type(e.pathway) for e in experiments}) == 3
+    assert all(e.data.validation == 5000 for e in experiments)  # on which the rate is chosen
+
+
+@pytest.mark.filterwarnings("ignore::spikecredit.analysis.activity.ActivityWarning")
+@pytest.mark.parametrize("mode", ["project", "exponentiated AdamW", "DANN"])
+def test_a_row_chooses_by_validation_and_keeps_the_law(mode: str) -> None:
+    data = tiny.data()
+    short = ("training.epochs=1", "training.batch_size=8", "augment=[]", "encoder={kind: constant, steps: 2}")
+    base = (*dale.overrides("mlp", mode, "sign symmetry"), *short)
+    network = next(o for o in base if o.startswith("network=")).replace("[400, 400]", "[12, 8]")
+    rates = dict(list(dale.MODES[mode][2].items())[:2])
+    found = dale.row(CONFIG, data, data, (*base, network), rates, 2)
+    assert found["validation"].keys() == rates.keys()
+    assert found["validation"][found["setting"]] == max(found["validation"].values())
+    assert len(found["test"]) == 2 and found["violations"] == 0
+    assert len(found["angles"]) == 2 and all(0 <= angle <= 180 for angle in found["angles"])
+    text = table(*dale.table({"rows": {mode: found}}))
+    assert found["setting"] in text and mode in text
