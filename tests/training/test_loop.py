@@ -377,6 +377,8 @@ def outcome(*overrides: str) -> tuple[dict[str, Tensor], list[Any]]:
 
 FLAT = "training.schedule=flat"
 SGD = "training.optimizer={kind: sgd, lr: 0.5, momentum: 0.5}"
+EG = "training.optimizer=eg"
+EG_ADAMW = "training.optimizer=eg_adamw"
 COUNT = ("readout={kind: lif, tau: 5.0, threshold: 0.2}", "loss={kind: spike_count, scale: 0.5}")
 ONE_EPOCH = "training.epochs=1"
 OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -388,6 +390,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "Experiment.last_layer": (("pathway=feedback_alignment",), "last_layer=backprop"),
     "Experiment.encoder": ((), "encoder.steps=5"),
     "Experiment.normalise": ((), "normalise=false"),
+    "Experiment.on_off": ((), "on_off=true"),
     "Experiment.augment": ((), "augment=[{kind: pad_crop, padding: 1}]"),
     "Experiment.loss": ((), "loss=per_step"),
     "Experiment.rule": ((), "rule={kind: bptt, nudge: 0.5}"),
@@ -414,6 +417,20 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "SGD.nesterov": ((SGD,), "training.optimizer.nesterov=true"),
     "SGD.weight_decay": ((SGD,), "training.optimizer.weight_decay=0.1"),
     "SGD.batch_manhattan": ((SGD,), "training.optimizer.batch_manhattan=true"),
+    "ExponentiatedGradient.lr": ((EG,), "training.optimizer.lr=0.1"),
+    "ExponentiatedGradient.momentum": ((EG,), "training.optimizer.momentum=0.5"),
+    "ExponentiatedGradient.nesterov": ((EG,), "training.optimizer.nesterov=true"),
+    "ExponentiatedGradient.weight_decay": ((EG,), "training.optimizer.weight_decay=0.1"),
+    "ExponentiatedGradient.floor": ((EG,), "training.optimizer.floor=0.05"),
+    "ExponentiatedGradient.clamp": ((EG,), "training.optimizer.clamp=0.001"),
+    "ExponentiatedGradient.additive": ((EG,), "training.optimizer.additive=1.0"),
+    "ExponentiatedAdamW.lr": ((EG_ADAMW,), "training.optimizer.lr=0.1"),
+    "ExponentiatedAdamW.betas": ((EG_ADAMW,), "training.optimizer.betas=[0.8, 0.999]"),
+    "ExponentiatedAdamW.eps": ((EG_ADAMW,), "training.optimizer.eps=0.1"),
+    "ExponentiatedAdamW.weight_decay": ((EG_ADAMW,), "training.optimizer.weight_decay=0.5"),
+    "ExponentiatedAdamW.floor": ((EG_ADAMW,), "training.optimizer.floor=0.05"),
+    "ExponentiatedAdamW.clamp": ((EG_ADAMW,), "training.optimizer.clamp=0.001"),
+    "ExponentiatedAdamW.additive": ((EG_ADAMW,), "training.optimizer.additive=1.0"),
     "Flat.warmup": ((FLAT,), "training.schedule.warmup=0.5"),
     "Cosine.warmup": ((), "training.schedule.warmup=0.5"),
     "Cosine.floor": ((), "training.schedule.floor=0.5"),
