@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
+import spikecredit as sc
 from spikecredit.training.run import environment, finite_or_none
 
 RESULTS = Path(__file__).parent / "results"
@@ -23,6 +25,20 @@ def arguments(description: str | None) -> tuple[torch.device, int]:
     parser.add_argument("--repeats", type=int, default=15)
     given = parser.parse_args()
     return torch.device(given.device), given.repeats
+
+
+def training_step(
+    net: sc.Network, optimizer: torch.optim.Optimizer, x: torch.Tensor, labels: torch.Tensor
+) -> Callable[[], None]:
+    """One whole step as a function of nothing, for `interleaved`: gradients, optimiser, and what follows a step."""
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(net(x).mean(0), labels).backward()
+        optimizer.step()
+        sc.after_step(net, optimizer)
+
+    return step
 
 
 def interleaved(

@@ -9,11 +9,9 @@ number the time depends. Writes results/constraints-DEVICE.json.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 import spikecredit as sc
-from benchmarks.common import arguments, interleaved, write
+from benchmarks.common import arguments, interleaved, training_step, write
 from benchmarks.pathways import networks
 
 CONSTRAINTS: dict[str, sc.Unconstrained | sc.Dale | sc.FrozenSigns] = {
@@ -49,19 +47,7 @@ def main() -> None:
                     sc.freeze_signs(net)
             kind = sc.EGAdamW if "exponentiated" in label else torch.optim.Adam
             optimizer = kind(net.parameters(), lr=0.0)
-
-            def step(
-                net: sc.Network = net,
-                optimizer: torch.optim.Optimizer = optimizer,
-                x: Tensor = x,
-                labels: Tensor = labels,
-            ) -> None:
-                optimizer.zero_grad()
-                F.cross_entropy(net(x).mean(0), labels).backward()
-                optimizer.step()
-                sc.after_step(net, optimizer)
-
-            calls[label] = step
+            calls[label] = training_step(net, optimizer, x, labels)
         measured = interleaved(calls, repeats, device=device.type)
         base = measured["none"]["median"]
         for label, seconds in measured.items():

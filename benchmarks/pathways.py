@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import spikecredit as sc
-from benchmarks.common import arguments, interleaved, write
+from benchmarks.common import arguments, interleaved, training_step, write
 
 PATHWAYS = {
     "backprop": sc.Backprop(),
@@ -62,21 +62,10 @@ def main() -> None:
             optimizer = torch.optim.Adam(net.parameters(), lr=0.0)
             loss = F.cross_entropy(net(x).mean(0), labels)
 
-            def step(
-                net: sc.Network = net,
-                optimizer: torch.optim.Optimizer = optimizer,
-                x: Tensor = x,
-                labels: Tensor = labels,
-            ) -> None:
-                optimizer.zero_grad()
-                F.cross_entropy(net(x).mean(0), labels).backward()
-                optimizer.step()
-                sc.after_step(net, optimizer)
-
             def backward(loss: Tensor = loss) -> None:
                 loss.backward(retain_graph=True)
 
-            step_calls[label], backward_calls[label] = step, backward
+            step_calls[label], backward_calls[label] = training_step(net, optimizer, x, labels), backward
         for kind, calls in (("backward", backward_calls), ("step", step_calls)):
             measured = interleaved(calls, repeats, device=device.type)
             base = measured["backprop"]["median"]
