@@ -365,3 +365,15 @@ def test_a_layer_whose_input_wants_no_error_makes_no_feedback_weights():
     assert first.noise.count == 1 and x.grad.any()
     for layer, gradient in zip(net.synapses().values(), weights, strict=True):
         assert torch.allclose(layer.weight.grad, gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["fan_out", "biotorch", "xiao", "strict"])
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
+def test_gain_is_a_factor_of_every_feedback_weight(magnitude, scale):
+    found = []
+    for gain in (1.0, 3.0):
+        torch.manual_seed(0)
+        layers = sc.Linear(6, 20), sc.LIF(), sc.Linear(20, 5)
+        net = sc.Network(*layers, pathway=sc.SignSymmetry(magnitude, scale, gain), seed=0)
+        found.append(net.layers[2].pathway.feedback(net.layers[2]))
+    torch.testing.assert_close(found[1], 3 * found[0])
