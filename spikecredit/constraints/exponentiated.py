@@ -21,7 +21,7 @@ class _Multiplicative(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "floor": floor, "clamp": clamp, "additive": additive, **own})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch overloads it
         """One step; closure, if given, computes the loss and its gradients anew, and the loss is returned."""
         loss = None
         if closure is not None:

@@ -88,7 +88,7 @@ class DANNSynapse(Synapse):
         """The parameter, whose gradient is divided."""
         if not (self.corrections and torch.is_grad_enabled()):
             return parameter
-        return _DivideGradient.apply(parameter, divisor)  # type: ignore[no-any-return]
+        return _DivideGradient.apply(parameter, divisor)
 
     def effective_weight(self) -> Tensor:
         """W_EX - W_EI W_IX, in W_EX's shape: what z is linear in, up to the gain. B stands for this matrix."""
