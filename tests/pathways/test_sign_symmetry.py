@@ -316,11 +316,11 @@ def test_partial_agreement_lifts_the_rank_under_dale():
 
 @pytest.mark.parametrize("magnitude", MAGNITUDES)
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_partial_agreement_compiles_to_one_graph(magnitude):
+def test_partial_agreement_and_a_threshold_compile_to_one_graph(magnitude):
     torch._dynamo.reset()
     net = sc.Network(
         sc.Conv2d(2, 4, 3), sc.LIF(5.0), sc.Flatten(), sc.Linear(36, 5),
-        pathway=sc.SignSymmetry(magnitude, agreement=0.8), seed=1,
+        pathway=sc.SignSymmetry(magnitude, agreement=0.8, threshold=0.6), seed=1,
     )  # fmt: skip
     twin = copy.deepcopy(net)
     x = 3 * torch.rand(4, 2, 2, 5, 5)
@@ -377,3 +377,93 @@ def test_gain_is_a_factor_of_every_feedback_weight(magnitude, scale):
         net = sc.Network(*layers, pathway=sc.SignSymmetry(magnitude, scale, gain), seed=0)
         found.append(net.layers[2].pathway.feedback(net.layers[2]))
     torch.testing.assert_close(found[1], 3 * found[0])
+
+
+# ---- threshold -------------------------------------------------------------------------------------------------------
+
+
+def threshold_cosine(t):
+    """E[|W|; |W| > t] / sqrt(P(|W| > t)) for a Gaussian of variance 1, and for an exponential of mean square 1."""
+    gaussian = math.sqrt(2 / math.pi) * math.exp(-t * t / 2) / math.sqrt(math.erfc(t / math.sqrt(2)))
+    u = t * math.sqrt(2)  # in means
+    return {"gaussian": gaussian, "exponential": (u + 1) * math.exp(-u / 2) / math.sqrt(2)}
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.61, 1.0, 2.0])
+@pytest.mark.parametrize("kind", ["gaussian", "exponential"])
+@pytest.mark.parametrize("scale", ["fan_out", "strict"])
+def test_closed_form_angles_with_a_threshold(threshold, kind, scale):
+    layer = layer_with(sc.SignSymmetry(scale=scale, threshold=threshold), 0.05 * large(kind))
+    wanted = math.degrees(math.acos(threshold_cosine(threshold)[kind]))
+    assert angle(layer.pathway.feedback(layer), layer.weight) == pytest.approx(wanted, abs=0.2)
+
+
+def test_the_best_threshold_of_gaussian_weights_is_the_one_that_the_docstring_names():
+    best = max(range(1, 200), key=lambda t: threshold_cosine(t / 100)["gaussian"]) / 100
+    assert best == pytest.approx(0.61, abs=0.011)
+    assert math.degrees(math.acos(threshold_cosine(best)["gaussian"])) == pytest.approx(25.9, abs=0.05)
+    assert "0.61: 25.9 degrees" in " ".join(sc.SignSymmetry.__doc__.split())
+
+
+@given(st.floats(0, 3), st.sampled_from(["uniform", "fixed", "batch"]), st.integers(0, 2**31), st.booleans())
+def test_a_threshold_silences_the_weak_and_nothing_else(threshold, magnitude, seed, convolution):
+    torch.manual_seed(seed)
+    shape = (5, 4, 3, 3) if convolution else (9, 7)
+    make = {True: lambda p: sc.Conv2d(4, 5, 3, bias=False, pathway=p), False: lambda p: sc.Linear(7, 9, False, p)}
+    plain, cut = (make[convolution](sc.SignSymmetry(magnitude, threshold=t)).double() for t in (0.0, threshold))
+    weight = torch.randn(shape, dtype=torch.float64)
+    with torch.no_grad():
+        plain.weight.copy_(weight)
+        cut.weight.copy_(weight)
+        if magnitude == "fixed":
+            cut.feedback_weight.copy_(plain.feedback_weight)
+    strong = weight.abs() > threshold * weight.square().mean().sqrt()
+    found = cut.feedback()
+    assert torch.equal(found != 0, strong)
+    assert torch.equal(found.sign()[strong], weight.sign()[strong])
+    if magnitude != "batch":
+        assert torch.equal(found[strong], plain.feedback()[strong])
+
+
+def test_the_delivered_error_has_the_threshold_and_follows_the_weights():
+    torch.manual_seed(0)
+    net = sc.Network(
+        sc.Linear(8, 8, bias=False), sc.Linear(8, 8, bias=False), pathway=sc.SignSymmetry(threshold=1.0), seed=1
+    )
+    weight = net.layers[1].weight
+    for scale in (1.0, torch.linspace(0.1, 5, 64).reshape(8, 8)):  # relative to the layer's own root mean square
+        with torch.no_grad():
+            weight.mul_(scale)
+        strong = weight.abs() > weight.square().mean().sqrt()
+        assert 0 < strong.sum() < 64
+        assert torch.equal(delivered(net) != 0, strong)
+
+
+def test_a_threshold_spares_what_does_not_follow():
+    torch.manual_seed(0)
+    layer = sc.Linear(40, 50, bias=False, pathway=sc.SignSymmetry("uniform", agreement=0.75, threshold=1e9))
+    found = layer.feedback()
+    assert torch.equal(found != 0, layer.feedback_weight != 0)  # only the random signs are left
+    assert 0.4 < (found != 0).float().mean() < 0.6
+
+
+def test_under_dale_signs_tell_nothing_and_a_threshold_lifts_the_rank():
+    torch.manual_seed(0)
+    layers = sc.Linear(30, 40), sc.LIF(), sc.Linear(40, 20, bias=False)
+    for threshold, rank in ((0.0, 1), (0.6, 20)):
+        net = sc.Network(*layers, pathway=sc.SignSymmetry(threshold=threshold), constraint=sc.Dale(), seed=1)
+        B = net.layers[2].pathway.feedback(net.layers[2])
+        assert torch.linalg.matrix_rank(B) == rank
+
+
+@pytest.mark.parametrize("wrong", [-0.1, math.inf, math.nan])
+def test_a_threshold_outside_its_range_is_refused(wrong):
+    with pytest.raises(ValueError, match="threshold is a number of root mean squares of the weights, 0 or above; got"):
+        sc.SignSymmetry(threshold=wrong)
+
+
+def test_weights_of_zero_get_no_feedback_and_no_nan():
+    layer = sc.Linear(4, 3, bias=False, pathway=sc.SignSymmetry(threshold=0.6))
+    with torch.no_grad():
+        layer.weight.zero_()
+    assert not layer.feedback().any()
