@@ -20,7 +20,7 @@ def test_every_row_is_a_configuration_of_its_own(network: str) -> None:
     ]
     assert len(set(experiments)) == len(experiments)
     assert {e.normalise for e in experiments} == {False}  # the same pixels for all
-    assert len({type(e.pathway) for e in experiments}) == 3
+    assert len({e.pathway for e in experiments}) == 4
     assert all(e.data.validation == 5000 for e in experiments)  # on which the rate is chosen
 
 
