@@ -41,12 +41,18 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def origin(command: str, environment: dict[str, Any], extra: str = "") -> str:
-    """The line under a table: command, commit, machine, versions."""
-    return (
-        f"`{command}`{extra}, commit {environment['commit']}, torch {environment['torch']}, "
-        f"{environment['threads']} threads of {environment['cores']} cores ({environment['processor']}), "
-        f"{environment['device']}."
+def origin(command: str, *environments: dict[str, Any], extra: str = "") -> str:
+    """The line under a table: command, commit, machine, versions; one sentence for the commits of one machine."""
+    commits: dict[str, set[str]] = {}
+    for environment in environments:
+        about = (
+            f"torch {environment['torch']}, {environment['threads']} threads of {environment['cores']} cores "
+            f"({environment['processor']}), {environment['device']}"
+        )
+        commits.setdefault(about, set()).add(environment["commit"])
+    return " ".join(
+        f"`{command}`{extra}, commit{'s' if len(used) > 1 else ''} {', '.join(sorted(used))}, {about}."
+        for about, used in sorted(commits.items())
     )
 
 
@@ -92,13 +98,12 @@ def accuracy_table(name: str = "accuracy") -> str | None:
         "data", "pathway", "test accuracy", "test error", "published error (not spiking)", "angles to true error",
         "spikes/neuron", "Dale violations", "time/epoch", "seed", "commit",
     ]  # fmt: skip
-    environments = {json.dumps(row["environment"], sort_keys=True) for row in found["rows"]}
-    origins = sorted(origin(found["command"], json.loads(text)) for text in environments)
+    about = origin(found["command"], *(row["environment"] for row in found["rows"]))
     note = (
         "Angles: hidden layers from the input, after training. Time: beside other jobs on the same cores, an upper "
         f"bound. Published: {PUBLISHED['what']}; {PUBLISHED['source']}. "
     )
-    return f"{table(header, rows)}\n\n{note}{' '.join(origins)}"
+    return f"{table(header, rows)}\n\n{note}{about}"
 
 
 def published_table() -> str:
@@ -139,12 +144,12 @@ def lenet_tables() -> dict[str, str | None]:
         if found is None:
             continue
         column = PUBLISHED["columns"].index(data)
-        origins = [origin(found["command"], environment) for environment in found["environments"]]
-        tables[f"lenet_{data}"] = "\n\n".join([table(*lenet.table(found, PUBLISHED["rows"], column)), source, *origins])
+        about = origin(found["command"], *found["environments"])
+        tables[f"lenet_{data}"] = "\n\n".join([table(*lenet.table(found, PUBLISHED["rows"], column)), source, about])
         for page, names in lenet.PAGES.items():
             header, rows = lenet.table(found, PUBLISHED["rows"], column, names)
             if rows:
-                pages[page] += [f"{title}:", table(header, rows), *origins]
+                pages[page] += [f"{title}:", table(header, rows), about]
     tables["lenet_summary"] = lenet_summary()
     return tables | {f"lenet_{page}": "\n\n".join([*parts, source]) for page, parts in pages.items() if parts}
 
@@ -154,7 +159,7 @@ def lenet_summary() -> str | None:
     from benchmarks import lenet
 
     rows: dict[str, list[str]] = {}
-    header, origins = ["pathway"], []
+    header, environments = ["pathway"], []
     for data, title in lenet.DATA.items():
         found = load(f"lenet-{data}")
         if found is None:
@@ -165,9 +170,11 @@ def lenet_summary() -> str | None:
             cells += [f"{error} ({seeds} seed{'s' * (seeds != '1')})", published]
         header += [f"{title}, test error (%)", "published (%)"]
         rows = {name: cells + ["–"] * (len(header) - len(cells)) for name, cells in rows.items()}
-        origins += [origin("python -m benchmarks.lenet", environment) for environment in found["environments"]]
+        environments += found["environments"]
     note = f"Mean ± half of the 95 % t-interval. Published: {PUBLISHED['what']}; {PUBLISHED['source']}."
-    return "\n\n".join([table(header, list(rows.values())), note, *dict.fromkeys(origins)]) if rows else None
+    if not rows:
+        return None
+    return f"{table(header, list(rows.values()))}\n\n{note}\n\n{origin('python -m benchmarks.lenet', *environments)}"
 
 
 def precision_table() -> str | None:
@@ -230,9 +237,13 @@ def angles_table() -> str | None:
     found = load("angles")
     if found is None:
         return None
-    seen = {row["environment"]["commit"]: row["environment"] for row in found["rows"].values()}
-    lines = [origin(found["command"], env, f", seeds 0 to {found['seeds'] - 1}") for env in seen.values()]
-    return "\n\n".join([table(*angles.table(found)), *lines])
+    return f"{table(*angles.table(found))}\n\n{_seeded(found)}"
+
+
+def _seeded(found: dict[str, Any]) -> str:
+    """The line under a table whose rows have several seeds each, and environments of their own."""
+    seeds = f", seeds 0 to {found['seeds'] - 1}"
+    return origin(found["command"], *(row["environment"] for row in found["rows"].values()), extra=seeds)
 
 
 def ei_table() -> str | None:
@@ -254,10 +265,7 @@ def dale_tables() -> dict[str, str | None]:
         for data in ("mnist", "fashion_mnist"):
             found = load(f"dale-{network}-{data}")
             if found is not None:
-                environments = {json.dumps(row["environment"], sort_keys=True) for row in found["rows"].values()}
-                extra = f", seeds 0 to {found['seeds'] - 1}"
-                origins = sorted(origin(found["command"], json.loads(text), extra) for text in environments)
-                tables[f"dale_{network}_{data}"] = "\n\n".join([table(*dale.table(found)), *origins])
+                tables[f"dale_{network}_{data}"] = f"{table(*dale.table(found))}\n\n{_seeded(found)}"
     return tables
 
 
