@@ -64,8 +64,8 @@ def main() -> None:
         images = torch.rand(batch, *shape, device=device)
         labels = torch.randint(10, (batch,), device=device)
         x = sc.encode.constant(images, steps)
-        step_calls: dict[str, Callable[[], None]] = {}
-        backward_calls: dict[str, Callable[[], None]] = {}
+        step_calls: dict[str, Callable[[], object]] = {}
+        backward_calls: dict[str, Callable[[], object]] = {}
         for label, pathway in PATHWAYS.items():
             net = architecture.build(shape, 10, sc.LIF(2.0), sc.LeakyReadout(5.0), pathway).to(
                 device, memory_format=torch.channels_last
@@ -78,8 +78,9 @@ def main() -> None:
 
             step_calls[label], backward_calls[label] = training_step(net, optimizer, x, labels), backward
             if label == "feedback alignment":
-                probe = partial(alignment, net, x[:, :64], labels[:64], loss=_loss)
-        for kind, calls in (("backward", backward_calls), ("step", {**step_calls, MEASURING: probe})):
+                probe: Callable[[], object] = partial(alignment, net, x[:, :64], labels[:64], loss=_loss)
+        step_calls[MEASURING] = probe
+        for kind, calls in (("backward", backward_calls), ("step", step_calls)):
             measured = interleaved(calls, repeats, device=device.type)
             base = measured["backprop"]["median"]
             for label, seconds in measured.items():

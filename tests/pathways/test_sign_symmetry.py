@@ -417,7 +417,7 @@ def test_a_threshold_silences_the_weak_and_nothing_else(threshold, magnitude, se
         cut.weight.copy_(weight)
         if magnitude == "fixed":
             cut.feedback_weight.copy_(plain.feedback_weight)
-    strong = weight.abs() > threshold * weight.square().mean().sqrt()
+    strong = weight.abs() >= threshold * weight.square().mean().sqrt()
     found = cut.feedback()
     assert torch.equal(found != 0, strong)
     assert torch.equal(found.sign()[strong], weight.sign()[strong])
