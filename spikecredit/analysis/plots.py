@@ -221,6 +221,12 @@ def angles(epochs: Sequence[Epoch], depth: int = 0) -> "Figure":
     return _by_layer(epochs, "layers", panels, depth)
 
 
+def spectra(epochs: Sequence[Epoch], depth: int = 0) -> "Figure":
+    """The effective weights of every synapse layer over epochs: entropy of the spectrum, and share of dead synapses."""
+    panels = [("entropy", "entropy of the spectrum (1: all equal)", 1.0), ("dead", "dead synapses (%)", 100.0)]
+    return _by_layer(epochs, "spectrum", panels, depth)
+
+
 def first_layer_angle(runs: Mapping[str, Seeds]) -> "Figure":
     """Angle (degrees) of the delivered to the true error in the first synapse layer, where errors come last."""
     with _style():

@@ -164,6 +164,13 @@ def _run_figures(page: Figures, run: RunRecord, curves: bool) -> Iterator[str]:
         "Middle: angle between effective feedback B and weights W. 0° is backprop itself, where layers coincide; 90° "
         "(dotted) is no relation. Right: percentage of entries in which B and W have the same sign (50% is chance).",
     )
+    if any(epoch.get("spectrum") for epoch in run.epochs):  # runs of earlier versions have none
+        yield page.figure(
+            plots.spectra(run.epochs, depth),
+            "Spectrum and dead synapses by layer",
+            "Left: normalised entropy of the squared singular values of the effective weights; 1 if all are equal, 0 "
+            "for rank one. Right: percentage of weights below a millionth of their layer's root mean square.",
+        )
     if run.weights:
         yield page.figure(
             plots.weight_signs(run.weights),

@@ -41,18 +41,25 @@ def spectrum(net: nn.Module) -> dict[str, Spectrum]:
 
 @torch.no_grad()
 def spectrum_of(weight: Tensor) -> Spectrum:
-    """The spectrum of one weight (out, in, ...)."""
-    weight = weight.detach().double().cpu()
-    values = torch.linalg.svdvals(weight.flatten(1))
-    squares, rms = values.square(), weight.square().mean().sqrt()
+    """The spectrum of one weight (out, in, ...).
+
+    By the eigenvalues of the smaller of W W^T and W^T W, where the weight is, so that it can be asked for after every
+    epoch: singular values below 1e-8 of the largest are rounding.
+    """
+    matrix = weight.detach().double().flatten(1)
+    matrix = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    rms = matrix.square().mean().sqrt()
+    if not bool(rms.isfinite()):  # of which there are no eigenvalues
+        return Spectrum(torch.full((len(matrix),), math.nan, dtype=torch.float64), math.nan, math.nan, math.nan)
+    squares = torch.linalg.eigvalsh(matrix @ matrix.T).flip(0).clamp_min(0)
     p = squares / squares.sum()
     terms = torch.where(p > 0, p * p.log(), 0.0)
-    known = len(values) > 1 and bool(rms > 0)
+    known = len(p) > 1 and bool(rms > 0)
     return Spectrum(
-        values=values,
-        entropy=float(-terms.sum() / math.log(len(values))) if known else math.nan,
+        values=squares.sqrt().cpu(),
+        entropy=float(-terms.sum() / math.log(len(p))) if known else math.nan,
         largest=float(p[0]),
-        dead=float((weight.abs() <= DEAD * rms).double().mean()),
+        dead=float((matrix.abs() <= DEAD * rms).double().mean()),
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spikecredit.analysis.activity import activity, first_non_finite, spikes_per_neuron, warn_of_extremes
 from spikecredit.analysis.alignment import LayerAlignment, alignment
+from spikecredit.analysis.spectrum import spectrum
 from spikecredit.data import Batches, ImageData, Split
 from spikecredit.data.encode import on_off
 from spikecredit.network import after_step, start_epoch
@@ -181,14 +182,15 @@ class Trainer:
         return loss_sum / len(split), correct_sum / len(split)
 
     def measure(self) -> dict[str, Any]:
-        """Alignment and activity on the probe batch: the first images of the validation split (training, if empty).
+        """Alignment and activity on the probe batch, the first images of the validation split (training, if empty), and
+        the spectrum of the weights.
 
         In training mode, in which errors are delivered; both work on copies, so nothing of the run changes. Where the
         rule delivers none, what would describe them is NaN.
         """
         count = self.experiment.training.measure
         if not count:
-            return {"layers": {}, "activity": {}, "violations": self.net.violations()}
+            return {"layers": {}, "activity": {}, "spectrum": {}, "violations": self.net.violations()}
         split = self.data.validation if len(self.data.validation) else self.data.train
         x, y = self.encode(split.images[:count], "probe"), split.labels[:count]
         layers = alignment(self.net, x, y, self.experiment.loss)
@@ -203,6 +205,10 @@ class Trainer:
         return {
             "layers": {name: _recorded(layer) for name, layer in layers.items()},
             "activity": {name: asdict(layer) for name, layer in firing.items()},
+            "spectrum": {
+                name: {"entropy": of.entropy, "largest": of.largest, "dead": of.dead}
+                for name, of in spectrum(self.net).items()
+            },
             "violations": self.net.violations(),
         }
 

@@ -57,6 +57,10 @@ def record(label="backprop", seed=0, epochs=4, steps=10, neurons=(120, 260)):
                 f"layers.{2 * i + 2}": {"spikes": 2.0, "rate": float(rng.random()), "silent": 0.1}
                 for i in range(len(neurons))
             },
+            "spectrum": {
+                f"layers.{2 * i + 1}": {"entropy": float(rng.random()), "largest": 0.5, "dead": 0.125 * e / epochs}
+                for i in range(len(neurons) + 1)
+            },
         }
         for e in range(epochs + 1)
     ]  # fmt: skip

@@ -182,6 +182,14 @@ def test_angles_and_firing():
     np.testing.assert_array_equal(lines(first)[0].get_ydata(), [89, math.nan, math.nan, 130])
 
 
+def test_spectra_show_entropy_and_dead_synapses_in_percent():
+    entropies = {0: 0.9, 1: None, 2: 0.5}
+    run = [epoch(e, spectrum={"a": {"entropy": x, "largest": 0.1, "dead": 0.25}}) for e, x in entropies.items()]
+    entropy, dead = plots.spectra(run).axes
+    np.testing.assert_array_equal(lines(entropy)[0].get_ydata(), [0.9, math.nan, 0.5])
+    np.testing.assert_array_equal(lines(dead)[0].get_ydata(), [25, 25, 25])
+
+
 def test_layers_keep_their_colour_across_figures_of_one_depth():
     assert plots.layer_colours(["n1", "n2"], 3)["n2"] == plots.layer_colours(["s1", "s2", "s3"], 3)["s2"]
     assert len(set(plots.layer_colours([str(i) for i in range(30)]).values())) == 30

@@ -21,7 +21,7 @@ def build(tmp_path, runs, **options):
 def test_single_run(tmp_path):
     text, page = build(tmp_path, [record()], intro="First & foremost.\n\nSecond.")
     assert_self_contained(text, page)
-    assert len(figures(text)) == 5 and len(page.text["figcaption"]) == 5
+    assert len(figures(text)) == 6 and len(page.text["figcaption"]) == 6
     for name in ("Learning curves", "One sample", "Firing", "Alignment", "Weights by the type"):
         assert f". {name}" in words(text)
     assert page.text["td"] == ["backprop", "90.00", "0.3000", "3", "2.50", "0", "12.0", "800"]
@@ -39,7 +39,7 @@ def test_several_conditions(tmp_path):
     runs = [replace(r, notes=["Only here."]) if r.label == "backprop" else r for r in runs]
     text, page = build(tmp_path, runs)
     assert_self_contained(text, page)
-    assert len(figures(text)) == 3 + 2 * 4
+    assert len(figures(text)) == 3 + 2 * 5
     assert [tag for tag, _ in page.tags].count("details") == 2
     assert page.text["summary"] == ["backprop ", "sign symmetry "]
     low, high = interval([0.9, 0.91, 0.92])[1:3]
@@ -74,7 +74,7 @@ def test_user_strings_are_escaped(tmp_path):
 def test_missing_values_are_dashes_and_gaps(tmp_path):
     run = replace(record(), result=None, raster={}, sample=None, weights={}, notes=[])
     gone = dict.fromkeys(("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"))
-    run = replace(run, epochs=[e | gone | {"layers": {}, "activity": {}} for e in run.epochs])
+    run = replace(run, epochs=[e | gone | {"layers": {}, "activity": {}, "spectrum": {}} for e in run.epochs])
     text, page = build(tmp_path, [run])
     assert page.text["td"] == ["backprop", *["–"] * 7]
     assert text.count(">not measured<") == 2 + 2 + 3

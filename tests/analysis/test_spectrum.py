@@ -44,6 +44,21 @@ def test_what_has_no_spectrum_is_nan():
     assert math.isnan(spectrum_of(torch.ones(1, 5)).entropy)
 
 
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_weights_that_are_not_finite_have_no_spectrum(broken):
+    weight = torch.ones(3, 4)
+    weight[1, 2] = broken
+    found = spectrum_of(weight)
+    assert all(math.isnan(number) for number in (found.entropy, found.largest, found.dead, *found.values))
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+def test_the_values_are_the_singular_values(rows, columns, seed):
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    wanted = torch.linalg.svdvals(weight.double())
+    torch.testing.assert_close(spectrum_of(weight).values, wanted, rtol=1e-6, atol=1e-7 * float(wanted[0]))
+
+
 def test_a_convolution_is_the_matrix_of_its_kernels_and_dale_loses_entropy():
     """Columns of one sign have a mean, and with it a first singular value far above the others. Balance makes the means
     add up to 0, and leaves it."""

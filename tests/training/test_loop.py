@@ -12,6 +12,7 @@ import tiny
 import torch
 from torch import Tensor
 
+from spikecredit.analysis import spectrum
 from spikecredit.analysis.activity import ActivityWarning
 from spikecredit.data import ImageData, Split
 from spikecredit.losses import MeanPotential
@@ -255,6 +256,20 @@ def test_direct_feedback_trains_from_weights_made_before_the_optimiser(pathway: 
     first, last = trainer.history[-1]["layers"].values()
     assert 0 < first["error_angle"] < 180 and last["error_angle"] == 0
     assert math.isnan(first["weight_angle"]) and not any("over_time" in name for name in first)
+
+
+def test_the_spectrum_of_the_weights_is_recorded_over_training() -> None:
+    trainer = tiny.trainer("training.epochs=2", "constraint=dale", "training.optimizer={kind: sgd, lr: 1.0}")
+    trainer.fit()
+    recorded = [line["spectrum"] for line in trainer.history]
+    assert len(recorded) == 3 and recorded[0] != recorded[-1]
+    found = spectrum(trainer.net)
+    assert recorded[-1].keys() == found.keys() and len(found) == 2
+    for name, of in found.items():
+        assert recorded[-1][name] == {"entropy": of.entropy, "largest": of.largest, "dead": of.dead}
+    last = list(found)[-1]
+    dead = [line[last]["dead"] for line in recorded]
+    assert dead[0] == 0 < dead[-1] < 1  # projection kills some
 
 
 def test_tf32_while_the_run_lasts() -> None:
