@@ -25,7 +25,7 @@ class SignSymmetry(Pathway):
 
     Args:
         magnitude: "uniform" (uSF): M = s everywhere. "fixed" (frSF): M = |N|, drawn once. "batch" (brSF): M = |N|,
-            drawn anew at every forward pass (one of 65,536 equally likely values: `magnitudes.scale_`).
+            drawn anew at every forward pass (one of 4,096 equally likely values: `magnitudes.scale_`).
         scale: the root mean square s of B (before zeros). "fan_out": 1 / sqrt(fan_out of W), the feedback's own
             fan-in. "biotorch" and "xiao": those of the published code. "strict": B is rescaled to the norm of W, which
             leaves no free scale (strict normalisation, Moskovitz et al. 2018).

@@ -58,7 +58,7 @@ def test_magnitudes_have_their_law(kind):
     drawn = scaled(kind, 5, (1000, 1000), high, torch.float64).flatten()
     values = law(kind, high, drawn.sort().values)
     distance = (values - (torch.arange(n) + 0.5) / n).abs().max()
-    assert distance < 1.95 / n**0.5 + 2**-16  # Kolmogorov and Smirnov's, at 0.1 %
+    assert distance < 1.95 / n**0.5 + 2**-12  # Kolmogorov and Smirnov's, at 0.1 %
     second, fourth = (1, 3) if kind == "normal" else (1 / 3, 1 / 5)
     assert abs(drawn.square().mean() / high**2 - second) < 5 * (fourth - second**2) ** 0.5 / n**0.5
 
@@ -67,10 +67,11 @@ def test_magnitudes_have_their_law(kind):
 def test_every_quantile_of_the_law_is_in_the_table(kind):
     table = magnitudes._quantiles(kind, 2.0, torch.float64)
     assert torch.equal(table, table.sort().values)
-    wanted = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
-    torch.testing.assert_close(law(kind, 2.0, table), wanted, rtol=0, atol=1e-5)
+    wanted = (torch.arange(2**12, dtype=torch.float64) + 0.5) / 2**12
+    # The normal's are divided by their root mean square, which lacks what lies beyond the last quantile.
+    torch.testing.assert_close(law(kind, 2.0, table), wanted, rtol=0, atol=0.5 / 2**12)
     second = 1 if kind == "normal" else 1 / 3
-    assert table.square().mean().item() == pytest.approx(4 * second, rel=1e-9)
+    assert table.square().mean().item() == pytest.approx(4 * second, rel=1e-7)
 
 
 @pytest.mark.parametrize("kind", MAGNITUDES)
