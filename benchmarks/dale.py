@@ -9,8 +9,10 @@ results/dale-NETWORK-DATA.json row by row; call it again to go on. It stops afte
 
 import argparse
 import json
+import math
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ NETWORKS = {
     "lenet": ("network={{kind: lenet, channels: [16, 48], kernel: 5, hidden: [256], pool: max{}}}",),
 }
 """Pixels between 0 and 1 for all, as DANN layers take no others."""
+
+TITLES = {"mlp": "two hidden layers of 400", "lenet": "LeNet"}
 
 ADAM = {f"lr {lr:g}": f"training.optimizer={{kind: adam, lr: {lr}}}" for lr in (5e-4, 2e-3, 5e-3)}
 FACTORS = {f"lr {lr:g}": f"training.optimizer={{kind: eg_adamw, lr: {lr}}}" for lr in (0.01, 0.03, 0.1)}
@@ -111,26 +115,50 @@ def row(
     }
 
 
-def table(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Test accuracies with the 95 % interval, and what training left."""
+def matrix(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Modes by pathways: test accuracy with the 95 % interval, and the difference to unconstrained backprop."""
+    base, found = record["rows"].get("backprop, no constraint"), record["rows"]
     lines = []
-    for name, found in record["rows"].items():
-        accuracy = interval(found["test"])
-        lines.append(
-            [
-                name, found["setting"], f"{100 * accuracy.mean:.2f} % ± {50 * (accuracy.high - accuracy.low):.2f}",
-                " / ".join(f"{angle:.0f}" for angle in found["angles"]), f"{found['dead']:.0%}",
-                str(found["violations"]),
-            ]
-        )  # fmt: skip
+    for mode in MODES:
+        cells = [found.get(f"{pathway}, {mode}") for pathway in PATHWAYS]
+        if any(cells):
+            lines.append([mode, *("–" if cell is None else _accuracy(cell, base) for cell in cells)])
+    return ["", *PATHWAYS], lines
+
+
+def _accuracy(found: dict[str, Any], base: dict[str, Any] | None = None) -> str:
+    accuracy = interval(found["test"])
+    half = "" if math.isnan(accuracy.low) else f" ± {50 * (accuracy.high - accuracy.low):.2f}"
+    less = "" if base in (None, found) else f" ({100 * (accuracy.mean - interval(base['test']).mean):+.2f})"
+    return f"{100 * accuracy.mean:.2f}{half}{less}"
+
+
+def table(record: dict[str, Any], modes: Sequence[str] = tuple(MODES)) -> tuple[list[str], list[list[str]]]:
+    """The rows of these modes: test accuracies with the 95 % interval, and what training left."""
+    lines = []
+    for mode in modes:
+        for pathway in PATHWAYS:
+            found = record["rows"].get(f"{pathway}, {mode}")
+            if found is not None:
+                lines.append(
+                    [
+                        mode, pathway, _accuracy(found), " / ".join(f"{angle:.0f}" for angle in found["angles"]),
+                        f"{found['dead']:.0%}", found["setting"], str(found["violations"]),
+                    ]
+                )  # fmt: skip
     return [
-        "",
-        "chosen on the validation split",
-        "test accuracy",
-        "angle to true error (°)",
-        "dead synapses",
+        "", "pathway", "test accuracy (%)", "angle to true error (°)", "dead synapses", "chosen by validation",
         "violations",
-    ], lines
+    ], lines  # fmt: skip
+
+
+PAGES = {
+    "projection": ["no constraint", "project", "project, ColumnEI", "project, own feedback"],
+    "reparametrisation": ["no constraint", *(m for m in MODES if m.startswith("reparametrize"))],
+    "exponentiated_gradient": ["no constraint", "exponentiated AdamW"],
+    "dann": ["no constraint", "DANN"],
+}
+"""The modes that each page under docs/constraints/ shows."""
 
 
 def main() -> None:
@@ -157,7 +185,7 @@ def main() -> None:
             found[key] = row(config, held, whole, base, MODES[mode][2], given.seeds)
             write(name, f"python -m benchmarks.dale {data} --network {given.network}", torch.device("cpu"),
                   seeds=given.seeds, rows=found)  # fmt: skip
-            print(*table({"rows": {key: found[key]}})[1][0], sep="   ", flush=True)
+            print(*table({"rows": {key: found[key]}}, [mode])[1][0], sep="   ", flush=True)
             if time.monotonic() > end:
                 return
 

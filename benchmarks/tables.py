@@ -257,16 +257,20 @@ def ei_table() -> str | None:
 
 
 def dale_tables() -> dict[str, str | None]:
-    """Every way to keep Dale's law: a table for each network and data set."""
+    """Every way to keep Dale's law: modes by pathways for each network and data set, and the rows of each page."""
     from benchmarks import dale
 
     tables: dict[str, str | None] = {}
+    pages: dict[str, list[str]] = {page: [] for page in dale.PAGES}
     for network in dale.NETWORKS:
-        for data in ("mnist", "fashion_mnist"):
+        for data, title in (("mnist", "MNIST"), ("fashion_mnist", "Fashion-MNIST")):
             found = load(f"dale-{network}-{data}")
-            if found is not None:
-                tables[f"dale_{network}_{data}"] = f"{table(*dale.table(found))}\n\n{_seeded(found)}"
-    return tables
+            if found is None:
+                continue
+            tables[f"dale_{network}_{data}"] = f"{table(*dale.matrix(found))}\n\n{_seeded(found)}"
+            for page, modes in dale.PAGES.items():
+                pages[page] += [f"{title}, {dale.TITLES[network]}:", table(*dale.table(found, modes)), _seeded(found)]
+    return tables | {f"dale_{page}": "\n\n".join(parts) or None for page, parts in pages.items()}
 
 
 SHOWN = {"spikes": "spikes, 50 %", "sparse spikes": "spikes, 13 %", "constant": "constant image"}

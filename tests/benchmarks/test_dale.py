@@ -37,5 +37,26 @@ def test_a_row_chooses_by_validation_and_keeps_the_law(mode: str) -> None:
     assert found["validation"][found["setting"]] == max(found["validation"].values())
     assert len(found["test"]) == 2 and found["violations"] == 0
     assert len(found["angles"]) == 2 and all(0 <= angle <= 180 for angle in found["angles"])
-    text = table(*dale.table({"rows": {mode: found}}))
-    assert found["setting"] in text and mode in text
+    pathway = "sign symmetry"
+    text = table(*dale.table({"rows": {f"{pathway}, {mode}": found}}))
+    assert found["setting"] in text and mode in text and pathway in text
+
+
+def test_the_matrix_shows_the_difference_to_unconstrained_backprop_and_what_is_missing() -> None:
+    row = {"angles": [12.0, 34.0], "dead": 0.25, "setting": "lr 1", "violations": 0}
+    record = {"rows": {
+        "backprop, no constraint": row | {"test": [0.98, 0.99]},
+        "sign symmetry, threshold, project": row | {"test": [0.97, 0.98]},
+        "sign symmetry, project, ColumnEI": row | {"test": [0.96]},
+    }}  # fmt: skip
+    header, lines = dale.matrix(record)
+    assert header == ["", "backprop", "sign symmetry, threshold", "sign symmetry", "feedback alignment"]
+    assert lines == [
+        ["no constraint", "98.50 ± 6.35", "–", "–", "–"],
+        ["project", "–", "97.50 ± 6.35 (-1.00)", "–", "–"],
+        ["project, ColumnEI", "–", "–", "96.00 (-2.50)", "–"],
+    ]
+    (line,) = dale.table(record, ["project"])[1]
+    assert line == ["project", "sign symmetry, threshold", "97.50 ± 6.35", "12 / 34", "25%", "lr 1", "0"]
+    shown = {mode for modes in dale.PAGES.values() for mode in modes}
+    assert shown == set(dale.MODES)  # each on a page
