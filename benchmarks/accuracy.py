@@ -25,9 +25,12 @@ DATA = ("mnist", "fashion_mnist")
 PATHWAYS = ("backprop", "sign_symmetry", "feedback_alignment", "sign_symmetry_dale")
 
 
-def train(name: str, path: str, seed: int, folder: Path, device: torch.device) -> dict[str, Any]:
-    """One run to its end, from wherever it stands."""
+def train(
+    name: str, path: str, seed: int, folder: Path, device: torch.device, epochs: int | None = None
+) -> dict[str, Any]:
+    """One run to its end, from wherever it stands; for the configuration's epochs, or for others."""
     overrides = (f"data.path={path}", "data.validation=0", f"seed={seed}")
+    overrides += () if epochs is None else (f"training.epochs={epochs}",)
     loaded = load_experiment(CONFIGS / f"{name}.yaml", overrides)
     run = Run(folder / f"{name}-seed{seed}")
     if run.result() is None:

@@ -273,6 +273,17 @@ def dale_tables() -> dict[str, str | None]:
     return tables | {f"dale_{page}": "\n\n".join(parts) or None for page, parts in pages.items()}
 
 
+def equilibrium_tables() -> dict[str, str | None]:
+    """Equilibrium propagation on MNIST, and its speed."""
+    from benchmarks import equilibrium
+
+    record = load("equilibrium") or {}
+    return {
+        f"equilibrium_{name}": f"{table(*made)}\n\n{origin(record[name]['command'], record[name]['environment'])}"
+        for name, made in equilibrium.tables(record).items()
+    }
+
+
 SHOWN = {"spikes": "spikes, 50 %", "sparse spikes": "spikes, 13 %", "constant": "constant image"}
 
 
@@ -361,6 +372,7 @@ def outputs() -> dict[Path, str]:
         "angles": angles_table(),
         **lenet_tables(),
         **dale_tables(),
+        **equilibrium_tables(),
         **symmetry_tables(),
     }
     readme = (ROOT / "README.md").read_text()

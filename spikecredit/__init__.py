@@ -8,7 +8,7 @@
 Importing it needs torch and numpy only; everything else is imported where it is used.
 """
 
-from spikecredit import analysis, architectures, losses, rules
+from spikecredit import analysis, architectures, equilibrium, losses, rules
 from spikecredit.architectures import DANN, MLP, VGG, LeNet, ResNet
 from spikecredit.constraints import EG, Connectivity, Dale, EGAdamW, FrozenSigns, Unconstrained
 from spikecredit.convert import convert
@@ -23,11 +23,14 @@ from spikecredit.neurons import (
     FastSigmoid,
     Gaussian,
     HardSigmoid,
+    Identity,
     LeakyReadout,
+    Logistic,
     MultiGaussian,
     ReLU,
     Sigmoid,
     StraightThrough,
+    Tanh,
     Triangle,
 )
 from spikecredit.pathways import (
@@ -96,11 +99,13 @@ __all__ = [
     "GlobalAvgPool2d",
     "Graded",
     "HardSigmoid",
+    "Identity",
     "KolenPollack",
     "LeNet",
     "LeakyReadout",
     "Linear",
     "LocalAlignment",
+    "Logistic",
     "MaxPool2d",
     "MimicFeedbackAlignment",
     "MultiGaussian",
@@ -113,6 +118,7 @@ __all__ = [
     "SignOnly",
     "SignSymmetry",
     "StraightThrough",
+    "Tanh",
     "Triangle",
     "Unconstrained",
     "WeightMirror",
@@ -122,6 +128,7 @@ __all__ = [
     "attach",
     "convert",
     "encode",
+    "equilibrium",
     "freeze_signs",
     "losses",
     "rules",

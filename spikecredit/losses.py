@@ -67,4 +67,24 @@ class PerStep(MeanPotential):
         return every.unflatten(0, out.shape[:2]).mean(0)
 
 
-LOSSES: dict[str, type[Loss]] = {"mean_potential": MeanPotential, "spike_count": SpikeCount, "per_step": PerStep}
+@dataclass(frozen=True)
+class SquaredError(MeanPotential):
+    """L = |(1/T) sum_t u[t] - e_y|^2 / 2, a mean over the batch, for the unit vector e_y of the class.
+
+    The usual cost of equilibrium propagation.
+    """
+
+    def __call__(self, out: Tensor, labels: Tensor) -> Tensor:
+        return self.of_samples(out, labels).mean()
+
+    def of_samples(self, out: Tensor, labels: Tensor) -> Tensor:
+        scores = self.scores(out)
+        return 0.5 * (scores - F.one_hot(labels, scores.shape[1])).square().sum(1)
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "mean_potential": MeanPotential,
+    "spike_count": SpikeCount,
+    "per_step": PerStep,
+    "squared_error": SquaredError,
+}

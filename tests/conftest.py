@@ -21,7 +21,13 @@ settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
-for room in ("neurons", "pathways", "training", "analysis"):  # pytest's import mode "importlib" leaves sys.path alone
+for room in (
+    "neurons",
+    "pathways",
+    "training",
+    "analysis",
+    "equilibrium",
+):  # pytest's import mode "importlib" leaves sys.path alone
     sys.path.append(str(Path(__file__).parent / room))
 
 

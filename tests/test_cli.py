@@ -539,7 +539,7 @@ def test_evaluate_refuses_an_empty_split(quick: Path, monkeypatch: pytest.Monkey
 
 WORDS = (
     "architectures", "neurons", "surrogates", "pathways", "errors", "constraints", "data", "encoders", "augmentations",
-    "optimizers", "schedules", "losses", "rules",
+    "optimizers", "schedules", "losses", "rules", "estimators",
 )  # fmt: skip
 
 
@@ -606,7 +606,7 @@ def test_version_and_help() -> None:
     verbs = ("demo", "train", "compare", "evaluate", "list", "doctor")
     assert all(verb in text for verb in verbs)
     for verb in verbs:
-        assert run(verb, "-h").exit_code == 0
+        assert (found := run(verb, "-h")).exit_code == 0, found.output
 
 
 def test_warnings_are_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

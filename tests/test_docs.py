@@ -85,9 +85,11 @@ def check_command(arguments: list[str]) -> None:
         with contextlib.suppress(click.exceptions.Exit), contextlib.redirect_stdout(io.StringIO()):
             main.make_context("spikecredit", list(arguments))
         return
-    verb = main.get_command(click.Context(main), arguments[0])
+    # With the program's own settings: click keeps a verb's help option, names and all, from its first parse.
+    program = click.Context(main, **main.context_settings)
+    verb = main.get_command(program, arguments[0])
     assert verb is not None, f"no verb {arguments[0]!r}"
-    context = verb.make_context(arguments[0], arguments[1:])
+    context = verb.make_context(arguments[0], arguments[1:], parent=program)
     what = context.params.get("what")
     if what not in (None, "configs"):
         from spikecredit.cli import registries

@@ -13,8 +13,8 @@ import spikecredit
 PACKAGE = Path(spikecredit.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
-    "seeds", "neurons", "pathways", "constraints", "synapses", "network", "convert", "architectures", "losses", "rules",
-    "data", "analysis", "training", "cli",
+    "seeds", "neurons", "pathways", "constraints", "synapses", "network", "convert", "architectures", "losses",
+    "equilibrium", "rules", "data", "analysis", "training", "cli",
 )  # fmt: skip
 """A room imports only rooms before it."""
 

@@ -15,7 +15,7 @@ from spikecredit.neurons.kernels.reference import (
 )
 from spikecredit.neurons.lif import LIF
 from spikecredit.neurons.neuron import Neuron
-from spikecredit.neurons.rate import HardSigmoid, RateUnit, ReLU
+from spikecredit.neurons.rate import HardSigmoid, Identity, Logistic, RateUnit, ReLU, Tanh
 from spikecredit.neurons.readout import LeakyReadout
 from spikecredit.neurons.surrogate import (
     SURROGATES,
@@ -37,6 +37,9 @@ NEURONS: dict[str, type[Neuron]] = {
     "leaky_readout": LeakyReadout,
     "relu": ReLU,
     "hard_sigmoid": HardSigmoid,
+    "logistic": Logistic,
+    "tanh": Tanh,
+    "identity": Identity,
 }
 
 __all__ = [
@@ -53,9 +56,11 @@ __all__ = [
     "FastSigmoid",
     "Gaussian",
     "HardSigmoid",
+    "Identity",
     "LIFParameters",
     "LIFState",
     "LeakyReadout",
+    "Logistic",
     "MultiGaussian",
     "Neuron",
     "RateUnit",
@@ -63,6 +68,7 @@ __all__ = [
     "Sigmoid",
     "StraightThrough",
     "Surrogate",
+    "Tanh",
     "Triangle",
     "alif_loop",
     "alif_step",

@@ -38,6 +38,10 @@ class Rule(ABC):
             ValueError: with the reason, and what to write instead.
         """
 
+    def predict(self, net: Network, x: Tensor, forward: Forward | None = None) -> Tensor:
+        """The network's output (T, B, *out) on x (T, B, *in), as evaluation sees it: a forward pass, for most rules."""
+        return net(x) if forward is None else forward(x)
+
     @abstractmethod
     def gradients(
         self,

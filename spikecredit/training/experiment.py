@@ -8,6 +8,7 @@ from spikecredit.architectures import ARCHITECTURES, MLP, Architecture, DANNArch
 from spikecredit.constraints import CONSTRAINTS, Constraint, Dale, FrozenSigns, Unconstrained
 from spikecredit.data import AUGMENTATIONS, DATA, ENCODERS, Augmentation, DataSource, Digits, Encoder, ImageData
 from spikecredit.data.encode import Constant
+from spikecredit.equilibrium import ESTIMATORS, Estimator
 from spikecredit.losses import LOSSES, Loss, MeanPotential
 from spikecredit.network import Network
 from spikecredit.neurons import LIF, NEURONS, SURROGATES, LeakyReadout, Neuron, Surrogate
@@ -38,6 +39,7 @@ KINDS: dict[str, tuple[type, dict[str, type]]] = {
     "augmentations": (Augmentation, AUGMENTATIONS),
     "losses": (Loss, LOSSES),
     "rules": (Rule, RULES),
+    "estimators": (Estimator, ESTIMATORS),
     "optimizers": (Optimizer, OPTIMIZERS),
     "schedules": (Schedule, SCHEDULES),
 }

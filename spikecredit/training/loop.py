@@ -173,7 +173,7 @@ class Trainer:
         self.net.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         for images, labels, index in Batches(split, EVALUATION_BATCH, 0, shuffle=False).epoch(0):
-            out = self.forward(self.encode(images, name, index))
+            out = self.experiment.rule.predict(self.net, self.encode(images, name, index), self.forward)
             loss = self.experiment.loss(out, labels)
             correct = (self.experiment.loss.scores(out).argmax(1) == labels).sum()
             total += torch.stack([loss * len(labels), correct]).double()

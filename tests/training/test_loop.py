@@ -396,6 +396,10 @@ EG = "training.optimizer=eg"
 EG_ADAMW = "training.optimizer=eg_adamw"
 COUNT = ("readout={kind: lif, tau: 5.0, threshold: 0.2}", "loss={kind: spike_count, scale: 0.5}")
 ONE_EPOCH = "training.epochs=1"
+EQUILIBRIUM = (
+    "rule=equilibrium", "neuron=hard_sigmoid", "readout=identity", "encoder={kind: constant, steps: 1}",
+    "loss=squared_error",
+)  # fmt: skip
 OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "Experiment.network": ((), "network.hidden=[13]"),
     "Experiment.neuron": ((), "neuron.tau=6"),
@@ -409,6 +413,9 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "Experiment.augment": ((), "augment=[{kind: pad_crop, padding: 1}]"),
     "Experiment.loss": ((), "loss=per_step"),
     "Experiment.rule": ((), "rule={kind: bptt, nudge: 0.5}"),
+    "EquilibriumPropagation.estimator": (EQUILIBRIUM, "rule.estimator={kind: one_sided, beta: 0.9}"),
+    "EquilibriumPropagation.energy": (EQUILIBRIUM, "rule.energy={gain: 0.3}"),
+    "EquilibriumPropagation.relaxation": (EQUILIBRIUM, "rule.relaxation={nudged: 1}"),
     "Experiment.training": ((), "training={epochs: 3}"),
     "Experiment.seed": ((), "seed=1"),
     "Training.epochs": ((FLAT,), "training.epochs=3"),

@@ -1,0 +1,207 @@
+"""The energy of an equilibrium network, and the vector field that it is the energy of, from a network's own layers."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spikecredit.network import Network
+from spikecredit.neurons.rate import RateUnit
+from spikecredit.synapses import AvgPool2d, Conv2d, Flatten, Linear, MaxPool2d, Synapse
+from spikecredit.synapses.conv import conv_gradients
+
+State = list[Tensor]
+"""Activities of the layers s_1 ... s_L, (B, *units) each: nothing else is needed to go on."""
+
+
+class Section:
+    """One synapse layer of the network, what lies around it, and the units behind it.
+
+        current of s_l from below: P(W_l s_{l-1} + b_l)       P: average or maximum pooling, or none
+
+    Built once for a batch: the effective weights are taken, and cast, when it is made.
+    """
+
+    def __init__(self, name: str, layer: Synapse, pool: nn.Module | None, unit: RateUnit | None) -> None:
+        self.name, self.layer, self.pool, self.unit = name, layer, pool, unit
+        self.weight = self.feedback = torch.empty(0)
+        self.bias: Tensor | None = None
+
+    def take(self, dtype: torch.dtype, first: bool) -> None:
+        """The effective W, b and B as they are now; B is W itself where the error goes through the weights, and in the
+        first layer, which sends nothing back."""
+        self.weight = self.layer.effective_weight().detach().to(dtype)
+        symmetric = first or self.layer.pathway.transports_weights
+        self.feedback = self.weight if symmetric else self.layer.pathway.feedback(self.layer).detach().to(dtype)
+        bias: Tensor | None = self.layer.bias  # type: ignore[assignment]
+        self.bias = None if bias is None else bias.detach().to(dtype)
+
+    def rate(self, current: Tensor) -> Tensor:
+        """sigma(current); linear units where no neurons follow."""
+        return current if self.unit is None else self.unit.rate(current)
+
+    def fold(self, below: Tensor) -> Tensor:
+        """The state below as the synapse takes it: (B, in) or (B, C, H, W)."""
+        return below.flatten(1) if isinstance(self.layer, Linear) else below
+
+    def up(self, below: Tensor) -> tuple[Tensor, Tensor | None]:
+        """P(W s + b), and where the maxima were."""
+        below = self.fold(below)
+        if isinstance(self.layer, Linear):
+            return F.linear(below, self.weight, self.bias), None
+        images, geometry = self.layer.pad(below)  # type: ignore[operator]  # Conv2d
+        y = F.conv2d(images, self.weight, self.bias, *geometry)
+        if isinstance(self.pool, MaxPool2d):
+            return F.max_pool2d(y, *self._window(), return_indices=True)  # type: ignore[return-value]
+        return (y if self.pool is None else self._average(y)), None
+
+    def down(self, above: Tensor, places: Tensor | None, below: Tensor) -> Tensor:
+        """B^T P^T s: the current that the layer above sends back, in the shape of the state below."""
+        if isinstance(self.layer, Linear):
+            return above.mm(self.feedback).view(below.shape)
+        images, geometry = self.layer.pad(below)  # type: ignore[operator]
+        g = conv_gradients(self.spread(above, places, images), images, self.feedback, geometry, (True, False, False))[0]
+        assert g is not None
+        return g
+
+    def spread(self, above: Tensor, places: Tensor | None, images: Tensor) -> Tensor:
+        """P^T s, at the size of the convolution's output."""
+        if self.pool is None or isinstance(self.layer, Linear):
+            return above
+        stride, padding, dilation, _ = self.layer.pad(images[:1])[1]  # type: ignore[operator]
+        kernel = self.layer.kernel_size
+        sides = [
+            (side + 2 * p - d * (k - 1) - 1) // s + 1
+            for side, p, d, k, s in zip(images.shape[-2:], padding, dilation, kernel, stride, strict=True)  # type: ignore[arg-type]
+        ]
+        size = (*above.shape[:2], *sides)
+        if isinstance(self.pool, MaxPool2d):
+            assert places is not None
+            flat = above.new_zeros((*size[:2], sides[0] * sides[1]))
+            # scatter_add: windows that overlap may share a maximum.
+            return flat.scatter_add_(2, places.flatten(2), above.flatten(2)).view(size)
+        return torch.ops.aten.avg_pool2d_backward(above, above.new_empty(size), *self._pairs(), False, True, None)
+
+    def hebb(self, post: Tensor, pre: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
+        """sum over the batch of -dE/dW and -dE/db for these activities: local products."""
+        pre = self.fold(pre)
+        if isinstance(self.layer, Linear):
+            return post.t().mm(pre), post.sum(0)
+        images, geometry = self.layer.pad(pre)  # type: ignore[operator]
+        grad = self.spread(post, places, images)
+        w, b = conv_gradients(grad, images, self.weight, geometry, (False, True, True))[1:]
+        assert w is not None and b is not None
+        return w, b
+
+    def _average(self, y: Tensor) -> Tensor:
+        return F.avg_pool2d(y, *self._pairs())
+
+    def _pairs(self) -> tuple[Any, Any, Any]:
+        pool = self.pool
+        assert isinstance(pool, nn.AvgPool2d | nn.MaxPool2d)
+        return tuple([n, n] if isinstance(n, int) else list(n) for n in (pool.kernel_size, pool.stride, pool.padding))  # type: ignore[return-value]
+
+    def _window(self) -> tuple[Any, Any, Any]:
+        return self._pairs()
+
+
+def sections(net: Network) -> list[Section]:
+    """The network's synapse layers in order, each with its pooling and its units.
+
+    Raises:
+        ValueError: a layer that has no place in a layered energy, with what to write.
+    """
+    found: list[Section] = []
+    for index, layer in enumerate(net.layers):
+        name = f"layers.{index}"
+        if isinstance(layer, Linear | Conv2d) and type(layer) in (Linear, Conv2d):
+            if isinstance(layer, Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
+                raise ValueError(
+                    f"{name}: give the padding as numbers, of zeros; got {layer.padding_mode} {layer.padding}"
+                )
+            found.append(Section(name, layer, None, None))
+        elif isinstance(layer, Flatten) and (not found or found[-1].unit is not None or index == 0):
+            continue
+        elif isinstance(layer, AvgPool2d | MaxPool2d) and found and found[-1].unit is None and found[-1].pool is None:
+            if not isinstance(found[-1].layer, Conv2d):
+                raise ValueError(f"{name}: pooling follows a convolution, got {type(found[-1].layer).__name__}")
+            _check_pool(layer, name)
+            found[-1].pool = layer
+        elif isinstance(layer, RateUnit) and found and found[-1].unit is None:
+            found[-1].unit = layer
+        else:
+            raise ValueError(
+                f"{name}, {type(layer).__name__}, has no place in an equilibrium network: write Linear or Conv2d, then "
+                "AvgPool2d or MaxPool2d if at all, then a rate unit such as sc.HardSigmoid() (none after the last "
+                "synapse makes its units linear); Flatten anywhere after rate units or at the start"
+            )
+    for before, after in itertools.pairwise(found):
+        if before.unit is None:
+            raise ValueError(
+                f"{before.name} and {after.name} have no rate unit between them: their states would be one. Put "
+                "sc.HardSigmoid() there"
+            )
+    if not found:
+        raise ValueError("an equilibrium network needs a synapse layer, got none")
+    return found
+
+
+def _check_pool(pool: nn.AvgPool2d | nn.MaxPool2d, name: str) -> None:
+    plain = getattr(pool, "count_include_pad", True) and getattr(pool, "divisor_override", None) is None
+    dilation = getattr(pool, "dilation", 1)
+    if not plain or pool.ceil_mode or dilation not in (1, (1, 1)):
+        raise ValueError(f"{name}: {pool} has no adjoint here: leave ceil_mode, dilation and divisors as they are")
+
+
+@dataclass(frozen=True)
+class Hopfield:
+    """The layered Hopfield energy in activities.
+
+        E(s) = sum_l gain^(l-1) [ G_l(s_l) - s_l . P_l(W_l s_{l-1} + b_l) ],    G_l' = sigma_l^-1,  s_0 = x
+
+    Its stationary points, at gain^(l-1) > 0, are those of
+
+        s_l = sigma_l( P_l(W_l s_{l-1} + b_l) + gain B_{l+1}^T P_{l+1}^T s_{l+1} )
+
+    with B = W. A pathway with B != W makes the right-hand side a vector field of no energy: then `value` is refused,
+    and the learning rule is the directed one (`contrast.gradient`). A gain below 1 weakens what comes back from above:
+    the network is nearly feedforward and settles in fewer sweeps, and the energy's gradient of layer l has a factor
+    gain^(l-L), which `contrast.gradient` applies.
+
+    Args:
+        gain: gamma > 0 on what comes from above.
+    Raises:
+        ValueError: a gain that is not positive.
+    Source: Hopfield 1984; Scellier & Bengio 2017; the gain is that of Xie & Seung 2003.
+    """
+
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.gain > 0 and math.isfinite(self.gain)):
+            raise ValueError(f"gain is a positive number, 1 for symmetric coupling; got {self.gain!r}")
+
+    @torch.no_grad()
+    def value(self, net: Network, x: Tensor, state: State) -> Tensor:
+        """E for each sample, (B,), at a state of the network on x (B, *in).
+
+        Raises:
+            ValueError: B != W somewhere, where there is no energy; units without a primitive.
+        """
+        total, below = x.new_zeros(()), x
+        for index, (part, s) in enumerate(zip(sections(net), state, strict=True)):
+            if index and not part.layer.pathway.transports_weights:
+                raise ValueError(
+                    f"{part.name} sends back through {part.layer.pathway}, not through its weights: such a network "
+                    "follows a vector field that has no energy"
+                )
+            part.take(x.dtype, first=index == 0)
+            stored = 0.5 * s.square() if part.unit is None else part.unit.stored(s)
+            term = stored - s * part.up(below)[0]
+            total = total + self.gain**index * term.flatten(1).sum(1)
+            below = s
+        return total

@@ -1,0 +1,115 @@
+"""Equilibrium propagation as a rule: two relaxations of one network instead of a forward and a backward pass."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from spikecredit.equilibrium import Centred, Estimator, Hopfield, Relaxation, free_state, gradient, sections
+from spikecredit.equilibrium.cost import Cost, CrossEntropy, SquaredError
+from spikecredit.losses import Loss, MeanPotential
+from spikecredit.losses import SquaredError as SquaredErrorLoss
+from spikecredit.network import Network
+from spikecredit.pathways import Backprop, FeedbackAlignment, Graded, KolenPollack, SignSymmetry
+from spikecredit.rules.rule import Forward, LossFunction, Rule
+
+PATHWAYS = (Backprop, FeedbackAlignment, SignSymmetry, KolenPollack)
+"""Those whose B is all that they are."""
+
+
+@dataclass(frozen=True)
+class EquilibriumPropagation(Rule):
+    """The network relaxes freely to s^0, then under a nudge of its output by the loss to s^beta, and the weights get
+
+        dC/dW_l ~ -gain^(l-L) sum_k c_k s_l^k s_{l-1}^k^T         nodes (beta_k, c_k): the estimator
+
+    the difference of local products of pre- and postsynaptic activity: `spikecredit.equilibrium.gradient`. Prediction
+    is the output of the free phase. With pathways other than backprop the network is a vector field, B != W, and the
+    rule is the directed one.
+
+    Under Dale's law two neurons of different type cannot share one weight in both directions, w_ij = w_ji. So where a
+    synapse layer is under Dale's law, the feedback must be a pathway of its own.
+
+    Args:
+        estimator: centred, one_sided, random_sign or holomorphic. energy: of which the dynamics descend.
+        relaxation: how long the phases are, and in what order the layers move.
+    Raises:
+        ValueError: by `check`: layers that have no place in an energy (`equilibrium.sections`), Dale's law on symmetric
+            weights, pathways that do not lead from a layer to the one before it by a matrix; by `gradients`: an input
+            that changes in time, a loss that is neither squared_error nor mean_potential (cross-entropy).
+    Source: Scellier & Bengio 2017; Laborieux et al. 2021 (centred); Scellier et al. 2018 (vector fields).
+    """
+
+    estimator: Estimator = Centred()
+    energy: Hopfield = Hopfield()
+    relaxation: Relaxation = Relaxation()
+
+    delivers_errors: ClassVar[bool] = False
+    random: ClassVar[bool] = True
+
+    @property
+    def intervenes(self) -> bool:
+        return True
+
+    def check(self, net: Network) -> None:
+        for part in sections(net)[1:]:
+            pathway = part.layer.pathway
+            if type(pathway) not in PATHWAYS or not isinstance(pathway.error, Graded):
+                raise ValueError(
+                    f"{part.name} has the pathway {pathway}; an equilibrium network takes a matrix from each layer to "
+                    "the one before it: backprop, feedback_alignment, sign_symmetry or kolen_pollack, with graded error"
+                )
+            if part.layer.presynaptic_sign is not None and pathway.transports_weights:
+                raise ValueError(
+                    f"{part.name} is under {part.layer.constraint} and symmetric: one weight in both directions would "
+                    "give a neuron that excites and one that inhibits the same sign. Under Dale's law take a pathway "
+                    "with feedback weights of its own, such as sign_symmetry: the network is then a vector field"
+                )
+
+    def gradients(
+        self,
+        net: Network,
+        x: Tensor,
+        y: Tensor,
+        loss: LossFunction = MeanPotential(),
+        forward: Forward | None = None,
+        noise: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        self.check(net)
+        cost = cost_of(loss)
+        found, free = gradient(net, _constant(x), y, cost, self.energy, self.relaxation, self.estimator, noise)
+        for part in sections(net):
+            w, b = found[part.name]
+            with torch.enable_grad():
+                weight = part.layer.tied_weight()  # through a parametrisation; to B too where a pathway ties them
+            weight.backward(w)  # type: ignore[no-untyped-call]
+            bias: Tensor | None = part.layer.bias  # type: ignore[assignment]
+            if bias is not None:
+                bias.backward(b)  # type: ignore[no-untyped-call]
+        return cost(free[-1], y).mean(), free[-1][None]
+
+    def predict(self, net: Network, x: Tensor, forward: Forward | None = None) -> Tensor:
+        return free_state(net, _constant(x), self.energy, self.relaxation)[-1][None]
+
+
+def cost_of(loss: LossFunction) -> Cost:
+    """The cost of one output that this loss is of a sequence of one step."""
+    costs: dict[type, Cost] = {SquaredErrorLoss: SquaredError(), MeanPotential: CrossEntropy()}
+    if type(loss) not in costs:
+        name = loss if isinstance(loss, Loss) else type(loss).__name__
+        raise ValueError(
+            f"equilibrium propagation nudges the output by the derivative of its cost; it has that of squared_error "
+            f"and of mean_potential (cross-entropy), got {name}"
+        )
+    return costs[type(loss)]
+
+
+def _constant(x: Tensor) -> Tensor:
+    """The one input (B, *in) that the network relaxes on."""
+    if x.shape[0] != 1 and x.stride(0) != 0:
+        raise ValueError(
+            f"an equilibrium network relaxes on one input, got {x.shape[0]} that may differ: write "
+            "encoder: {kind: constant, steps: 1}"
+        )
+    return x[0]

@@ -1,0 +1,196 @@
+"""The energy, its explicit derivatives against autograd, and relaxation as descent."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from relaxing import batch, convolutional, dense, flat, relative
+
+import spikecredit as sc
+from spikecredit.equilibrium import Hopfield, Phase, Relaxation, free_state, relax, sections
+
+UNITS = [sc.Logistic, sc.Tanh, sc.HardSigmoid, sc.ReLU]
+CASES = {
+    "dense": (lambda unit: dense(unit), (20,)),
+    "dense, linear output": (lambda unit: dense(unit, last=False), (20,)),
+    "average pooling": (lambda unit: convolutional(lambda: sc.AvgPool2d(2), unit), (2, 12, 12)),
+    "maximum pooling": (lambda unit: convolutional(lambda: sc.MaxPool2d(2), unit), (2, 12, 12)),
+    "pools that overlap": (lambda unit: convolutional(lambda: sc.MaxPool2d(3, 2, 1), unit), (2, 12, 12)),
+    "padded average": (lambda unit: convolutional(lambda: sc.AvgPool2d(3, 2, 1), unit), (2, 12, 12)),
+}
+
+
+def interior(net, x, seed=2):
+    """A state inside the range of every unit, but no fixed point."""
+    phase = Phase.of(sections(net), 1.0, x)
+    g = torch.Generator().manual_seed(seed)
+    return [0.05 + 0.9 * torch.rand(s.shape, generator=g, dtype=torch.float64) for s in phase.rest()]
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.3])
+@pytest.mark.parametrize("case", CASES)
+def test_currents_and_local_products_are_the_derivatives_of_the_energy(case, gain):
+    """sigma^-1(target) - sigma^-1(s) = -gain^(1-l) dE/ds_l, and hebb = -gain^(1-l) dE/dW, to rounding."""
+    make, shape = CASES[case]
+    net = make(sc.Logistic)
+    x, _ = batch(shape, 5)
+    state = [s.requires_grad_() for s in interior(net, x)]
+    parts = sections(net)
+    parameters = [p for part in parts for p in (part.layer.weight, part.layer.bias)]
+    with torch.no_grad():
+        phase = Phase.of(parts, gain, x)
+        targets = [phase.target(i, [s.detach() for s in state], None) for i in range(len(parts))]
+    # The energy by torch's own layers, differentiable in weights too.
+    total, below = 0.0, x
+    for i, (part, s) in enumerate(zip(parts, state, strict=True)):
+        y = part.layer(below.flatten(1) if isinstance(part.layer, sc.Linear) else below)
+        y = y if part.pool is None else part.pool(y)
+        stored = s.square() / 2 if part.unit is None else part.unit.stored(s)
+        total = total + gain**i * (stored - s * y).sum()
+        below = s
+    assert float(Hopfield(gain).value(net, x, state).sum() - total.detach()) == pytest.approx(0, abs=1e-10)
+    slopes = torch.autograd.grad(total, [*state, *parameters])
+    for i, (part, s) in enumerate(zip(parts, state, strict=True)):
+        inverse = (lambda r: r) if part.unit is None else (lambda r: torch.logit(r) / 4 + 0.5)
+        assert relative(inverse(s) - inverse(targets[i]), slopes[i] / gain**i) < 1e-12
+        below = x if i == 0 else state[i - 1].detach()
+        found = part.hebb(s.detach(), below, part.up(below)[1])
+        for got, wanted in zip(found, slopes[len(state) + 2 * i :], strict=False):
+            assert relative(got, -wanted / gain**i) < 1e-12
+
+
+# Not Tanh with a maximum: -s max(.) bounds its linearisation, from which a block descends, only where s >= 0.
+DESCENTS = [
+    (case, unit)
+    for case in ("dense", "average pooling", "maximum pooling")
+    for unit in UNITS
+    if (case, unit) != ("maximum pooling", sc.Tanh)
+]
+
+
+@pytest.mark.parametrize(("case", "unit"), DESCENTS)
+@pytest.mark.parametrize(("order", "epsilon"), [("checkerboard", 1.0), ("euler", 0.05)])
+def test_the_energy_never_rises(case, order, epsilon, unit):
+    make, shape = CASES[case]
+    net = make(unit)
+    x, _ = batch(shape, 4)
+    if unit is sc.ReLU:  # unbounded: weights small enough to have an energy from below
+        with torch.no_grad():
+            for part in sections(net):
+                part.layer.weight.mul_(0.5)
+    with torch.no_grad():
+        parts = sections(net)
+        phase = Phase.of(parts, 1.0, x)
+        state = interior(net, x)
+        before = Hopfield().value(net, x, state)
+        first = before
+        for _ in range(30):
+            state = relax(phase, Relaxation(order=order, epsilon=epsilon), 1, state)
+            after = Hopfield().value(net, x, state)
+            assert float((after - before).max()) <= 1e-12
+            before = after
+    assert float((first - after).min()) > 1e-3
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_orders_find_one_fixed_point(case):
+    make, shape = CASES[case]
+    net = make(sc.HardSigmoid)
+    x, _ = batch(shape, 4)
+    with torch.no_grad():
+        for part in sections(net)[1:]:
+            part.layer.weight.mul_(0.5)  # one fixed point only
+    found = [
+        flat(free_state(net, x, relaxation=Relaxation(free=500, order=order)))
+        for order in ("checkerboard", "jacobi", "euler")
+    ]
+    assert float(((found[0] > 0) & (found[0] < 1)).double().mean()) > 0.02  # not all at the ends
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=1e-9)
+
+
+def test_checkerboard_takes_half_the_sweeps_of_jacobi():
+    net, (x, _) = dense(gain=1.0), batch()
+    settled = flat(free_state(net, x, relaxation=Relaxation(free=800)))
+
+    def sweeps(order):
+        return next(
+            n
+            for n in range(1, 200)
+            if float((flat(free_state(net, x, relaxation=Relaxation(free=n, order=order))) - settled).abs().max())
+            < 1e-6
+        )
+
+    assert sweeps("checkerboard") <= 0.6 * sweeps("jacobi")
+
+
+def test_a_tolerance_stops_a_settled_phase_and_only_that():
+    net, (x, _) = dense(), batch()
+    whole = flat(free_state(net, x, relaxation=Relaxation(free=400)))
+    phase = Phase.of(sections(net), 1.0, x)
+    count = 0
+    inner = phase.target
+
+    def counted(*arguments):
+        nonlocal count
+        count += 1
+        return inner(*arguments)
+
+    phase.target = counted
+    with torch.no_grad():
+        found = flat(relax(phase, Relaxation(tolerance=1e-8), 400, phase.rest()))
+    assert count < 3 * 100 and float((found - whole).abs().max()) < 1e-7
+    count = 0
+    with torch.no_grad():
+        relax(phase, Relaxation(), 100, phase.rest())
+    assert count == 300
+
+
+@given(st.integers(0, 2**31), st.sampled_from(["checkerboard", "jacobi", "euler"]))
+def test_relaxing_leaves_the_state_it_starts_from_and_goes_on_where_it_stopped(seed, order):
+    net, (x, _) = dense(seed=seed % 100), batch(n=3)
+    relaxation = Relaxation(free=12, order=order)
+    once = free_state(net, x, relaxation=relaxation)
+    kept = [s.clone() for s in once]
+    twice = free_state(net, x, relaxation=relaxation, state=once)
+    assert all(map(torch.equal, once, kept))
+    whole = free_state(net, x, relaxation=Relaxation(free=24, order=order))
+    torch.testing.assert_close(flat(twice), flat(whole), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ((sc.Linear(3, 3), sc.Linear(3, 3)), "no rate unit between them"),
+        ((sc.Linear(3, 3), sc.LIF()), "LIF, has no place"),
+        ((sc.Linear(3, 3), sc.HardSigmoid(), sc.BatchNorm1d(3)), "BatchNorm1d, has no place"),
+        ((sc.Flatten(),), "needs a synapse layer"),
+        ((sc.Linear(3, 3), sc.AvgPool2d(2)), "pooling follows a convolution"),
+        ((sc.Conv2d(1, 1, 3), sc.AvgPool2d(2, ceil_mode=True), sc.Tanh()), "has no adjoint"),
+        ((sc.Conv2d(1, 1, 3, padding="same"), sc.Tanh()), "padding as numbers"),
+    ],
+)
+def test_what_has_no_place_is_refused(layers, message):
+    with pytest.raises(ValueError, match=message):
+        sections(sc.Network(*layers))
+
+
+def test_a_vector_field_has_no_energy():
+    net, (x, _) = dense(pathway=sc.FeedbackAlignment()), batch()
+    with pytest.raises(ValueError, match="vector field that has no energy"):
+        Hopfield().value(net, x, interior(net, x))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"free": 0}, {"nudged": 1.5}, {"order": "gibbs"}, {"epsilon": 0.0}, {"epsilon": 1.5}, {"tolerance": -1.0}],
+)
+def test_bad_relaxations_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Relaxation(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("inf"), float("nan")])
+def test_bad_gains_are_refused(wrong):
+    with pytest.raises(ValueError, match="gain is a positive number"):
+        Hopfield(wrong)
