@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from relaxing import SIZES, batch, convolutional, dense, estimate, flat, relative, true_gradient
+from torch.nn import functional as F
 
 import spikecredit as sc
 from spikecredit.equilibrium import (
@@ -129,6 +130,20 @@ def test_a_vector_field_estimates_the_forward_gradient_and_loses_it_with_the_ang
         found, wanted = found[:hidden], wanted[:hidden]
         cosines.append(float(found @ wanted / found.norm() / wanted.norm()))
     assert cosines == sorted(cosines, reverse=True) and cosines[0] > 0.9999 and -0.2 < cosines[-1] < 0.9
+
+
+@pytest.mark.parametrize("order", ["checkerboard", "jacobi", "euler"])
+def test_the_state_settles_where_b_and_not_w_sends_it(order):
+    net, (x, y) = turned(dense(pathway=sc.FeedbackAlignment()), 60), batch()
+    low, middle, high = (layer for layer in net.layers if isinstance(layer, sc.Linear))
+    _, free = gradient(net, x, y, SquaredError(), Hopfield(0.8), Relaxation(600, 1, order))
+    one, two, three = free
+    wanted = [
+        one - torch.sigmoid(4 * (F.linear(x, low.weight, low.bias) + 0.8 * two @ middle.feedback_weight) - 2),
+        two - torch.sigmoid(4 * (F.linear(one, middle.weight, middle.bias) + 0.8 * three @ high.feedback_weight) - 2),
+        three - torch.sigmoid(4 * F.linear(two, high.weight, high.bias) - 2),
+    ]
+    assert max(float(w.detach().abs().max()) for w in wanted) < 1e-12
 
 
 def test_both_directions_of_the_directed_rule_add_up_to_the_tied_gradient():
