@@ -150,6 +150,24 @@ def large_tensors_are_addressed(device: str) -> None:
     assert torch.equal(whole[:, -5:], part)
 
 
+def equilibrium_settles_and_learns_alike(device: str) -> None:
+    """Free states and gradients of equilibrium networks, dense and convolutional, to 1e-9 in float64."""
+    for pool, pathway in ((sc.AvgPool2d, None), (sc.MaxPool2d, None), (sc.MaxPool2d, sc.FeedbackAlignment())):
+        net = sc.Network(
+            sc.Conv2d(1, 4, 3), pool(2), sc.HardSigmoid(), sc.Flatten(), sc.Linear(36, 20), sc.Logistic(),
+            sc.Linear(20, 10), sc.Identity(), pathway=pathway, seed=0,
+        ).double()  # fmt: skip
+        images = torch.rand(6, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        found = []
+        for module, place in ((net, "cpu"), (copy.deepcopy(net).to(device), device)):
+            cost, labels = sc.equilibrium.CrossEntropy(), torch.arange(6, device=place)
+            gradients, state = sc.equilibrium.gradient(module, images.to(place), labels, cost)
+            found.append([*state, *(tensor for pair in gradients.values() for tensor in pair)])
+        for here, there in zip(*found, strict=True):
+            error = float((here - there.cpu()).abs().max() / here.abs().max().clamp_min(1e-12))
+            assert error < 1e-9, f"{pool.__name__}, {pathway}: differs by {error:.1e}"
+
+
 CHECKS: dict[str, Callable[[str], None]] = {
     check.__name__: check
     for check in (
@@ -158,5 +176,6 @@ CHECKS: dict[str, Callable[[str], None]] = {
         autocast_trains,
         streams_equal_sequences,
         large_tensors_are_addressed,
+        equilibrium_settles_and_learns_alike,
     )
 }
