@@ -349,9 +349,14 @@ def drawn(plot: Callable[[dict[str, Any], Path], None], name: str) -> str:
 
 def plots() -> dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]]:
     """Figures: the results that each shows, and who draws it."""
-    from benchmarks import angles, ei, speed_report
+    from benchmarks import angles, ei, speed_report, stdp
 
-    return {"speed": ("speed-cpu", speed_report.plot), "angles": ("angles", angles.plot), "ei": ("ei", ei.plot)}
+    return {
+        "speed": ("speed-cpu", speed_report.plot),
+        "angles": ("angles", angles.plot),
+        "ei": ("ei", ei.plot),
+        "stdp": ("stdp", stdp.plot),
+    }
 
 
 def outputs() -> dict[Path, str]:
