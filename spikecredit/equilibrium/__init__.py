@@ -13,6 +13,7 @@ from spikecredit.equilibrium.contrast import (
 from spikecredit.equilibrium.cost import COSTS, Cost, CrossEntropy, SquaredError
 from spikecredit.equilibrium.energy import Hopfield, Section, State, sections
 from spikecredit.equilibrium.relax import Phase, Relaxation, relax, residual
+from spikecredit.equilibrium.stdp import PairSTDP, directed_change, emergent_window
 
 __all__ = [
     "COSTS",
@@ -24,12 +25,15 @@ __all__ = [
     "Holomorphic",
     "Hopfield",
     "OneSided",
+    "PairSTDP",
     "Phase",
     "RandomSign",
     "Relaxation",
     "Section",
     "SquaredError",
     "State",
+    "directed_change",
+    "emergent_window",
     "free_state",
     "gradient",
     "relax",
