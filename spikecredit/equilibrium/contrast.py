@@ -5,6 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,19 +19,28 @@ Node = tuple[complex, complex]
 """(beta_k, c_k): dC/dtheta is estimated by sum_k c_k dE/dtheta(s^beta_k)."""
 
 
+@dataclass(frozen=True)
 class Estimator(ABC):
-    """A quadrature rule for d/dbeta at 0 of dE/dtheta(s^beta). Hyper-parameters only."""
+    """A quadrature rule for d/dbeta at 0 of dE/dtheta(s^beta). Hyper-parameters only.
 
-    holomorphic = False
+    Args:
+        beta: the strength of the nudge.
+    Raises:
+        ValueError: a nudge that is not positive and finite.
+    """
+
+    beta: float
+
+    holomorphic: ClassVar[bool] = False
+    """Whether its nudges are complex."""
+
+    def __post_init__(self) -> None:
+        if not (self.beta > 0 and math.isfinite(self.beta)):
+            raise ValueError(f"beta is the strength of the nudge, positive and finite, got {self.beta!r}")
 
     @abstractmethod
     def nodes(self, random: torch.Generator | None = None) -> list[Node]:
         """The nodes, beta 0 being the free state itself; their c_k add up to 0."""
-
-
-def _check_beta(beta: float) -> None:
-    if not (beta > 0 and math.isfinite(beta)):
-        raise ValueError(f"beta is the strength of the nudge, positive and finite, got {beta!r}")
 
 
 @dataclass(frozen=True)
@@ -38,9 +48,6 @@ class OneSided(Estimator):
     """(g(beta) - g(0)) / beta; error O(beta), and what the free phase had not settled. Scellier & Bengio 2017."""
 
     beta: float = 0.5
-
-    def __post_init__(self) -> None:
-        _check_beta(self.beta)
 
     def nodes(self, random: torch.Generator | None = None) -> list[Node]:
         return [(self.beta, 1 / self.beta), (0.0, -1 / self.beta)]
@@ -52,13 +59,10 @@ class RandomSign(Estimator):
 
     beta: float = 0.5
 
-    def __post_init__(self) -> None:
-        _check_beta(self.beta)
-
     def nodes(self, random: torch.Generator | None = None) -> list[Node]:
         device = "cpu" if random is None else random.device
-        sign = 1 if float(torch.rand((), generator=random, device=device)) < 0.5 else -1
-        return OneSided(self.beta).nodes() if sign > 0 else [(-self.beta, -1 / self.beta), (0.0, 1 / self.beta)]
+        beta = self.beta if float(torch.rand((), generator=random, device=device)) < 0.5 else -self.beta
+        return [(beta, 1 / beta), (0.0, -1 / beta)]
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,6 @@ class Centred(Estimator):
     """(g(beta) - g(-beta)) / 2 beta; error O(beta^2), and what had not settled cancels. Laborieux et al. 2021."""
 
     beta: float = 0.2
-
-    def __post_init__(self) -> None:
-        _check_beta(self.beta)
 
     def nodes(self, random: torch.Generator | None = None) -> list[Node]:
         return [(self.beta, 0.5 / self.beta), (-self.beta, -0.5 / self.beta)]
@@ -86,10 +87,10 @@ class Holomorphic(Estimator):
     beta: float = 0.1
     n: int = 8
 
-    holomorphic = True
+    holomorphic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_beta(self.beta)
+        super().__post_init__()
         if not isinstance(self.n, int) or self.n < 2:
             raise ValueError(f"n is a number of points on the circle, at least 2, got {self.n!r}")
 

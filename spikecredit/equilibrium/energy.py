@@ -3,7 +3,6 @@
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +54,12 @@ class Section:
             return F.linear(below, self.weight, self.bias), None
         images, geometry = self.layer.pad(below)  # type: ignore[operator]  # Conv2d
         y = F.conv2d(images, self.weight, self.bias, *geometry)
+        if self.pool is None:
+            return y, None
+        kernel, stride, padding = self._window()
         if isinstance(self.pool, MaxPool2d):
-            return F.max_pool2d(y, *self._window(), return_indices=True)  # type: ignore[return-value]
-        return (y if self.pool is None else self._average(y)), None
+            return F.max_pool2d(y, kernel, stride, padding, return_indices=True)
+        return F.avg_pool2d(y, kernel, stride, padding), None
 
     def down(self, above: Tensor, places: Tensor | None, below: Tensor) -> Tensor:
         """B^T P^T s: the current that the layer above sends back, in the shape of the state below."""
@@ -84,7 +86,7 @@ class Section:
             flat = above.new_zeros((*size[:2], sides[0] * sides[1]))
             # scatter_add: windows that overlap may share a maximum.
             return flat.scatter_add_(2, places.flatten(2), above.flatten(2)).view(size)
-        return torch.ops.aten.avg_pool2d_backward(above, above.new_empty(size), *self._pairs(), False, True, None)
+        return torch.ops.aten.avg_pool2d_backward(above, above.new_empty(size), *self._window(), False, True, None)
 
     def hebb(self, post: Tensor, pre: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
         """sum over the batch of -dE/dW and -dE/db for these activities: local products."""
@@ -97,16 +99,11 @@ class Section:
         assert w is not None and b is not None
         return w, b
 
-    def _average(self, y: Tensor) -> Tensor:
-        return F.avg_pool2d(y, *self._pairs())
-
-    def _pairs(self) -> tuple[Any, Any, Any]:
+    def _window(self) -> list[list[int]]:
+        """Kernel, stride and padding of the pooling."""
         pool = self.pool
         assert isinstance(pool, nn.AvgPool2d | nn.MaxPool2d)
-        return tuple([n, n] if isinstance(n, int) else list(n) for n in (pool.kernel_size, pool.stride, pool.padding))  # type: ignore[return-value]
-
-    def _window(self) -> tuple[Any, Any, Any]:
-        return self._pairs()
+        return [[n, n] if isinstance(n, int) else list(n) for n in (pool.kernel_size, pool.stride, pool.padding)]
 
 
 def sections(net: Network) -> list[Section]:
