@@ -180,8 +180,7 @@ def gradient(
         else:
             pre = states[index - 1]
         places = part.up(pre)[1] if part.pool is not None else None
-        w, b = part.hebb(post, pre, places)
-        found[part.name] = (w.real, b.real) if w.is_complex() else (w, b)
+        found[part.name] = part.hebb(post, pre, places)
     return found, free
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -59,16 +60,20 @@ class Section:
         kernel, stride, padding = self._window()
         if isinstance(self.pool, MaxPool2d):
             return F.max_pool2d(y, kernel, stride, padding, return_indices=True)
-        return F.avg_pool2d(y, kernel, stride, padding), None
+        return _by_parts(lambda part: F.avg_pool2d(part, kernel, stride, padding), y), None
 
     def down(self, above: Tensor, places: Tensor | None, below: Tensor) -> Tensor:
         """B^T P^T s: the current that the layer above sends back, in the shape of the state below."""
         if isinstance(self.layer, Linear):
             return above.mm(self.feedback).view(below.shape)
         images, geometry = self.layer.pad(below)  # type: ignore[operator]
-        g = conv_gradients(self.spread(above, places, images), images, self.feedback, geometry, (True, False, False))[0]
-        assert g is not None
-        return g
+
+        def transposed(grad: Tensor) -> Tensor:
+            g = conv_gradients(grad, images.real, self.feedback.real, geometry, (True, False, False))[0]
+            assert g is not None
+            return g
+
+        return _by_parts(transposed, self.spread(above, places, images))
 
     def spread(self, above: Tensor, places: Tensor | None, images: Tensor) -> Tensor:
         """P^T s, at the size of the convolution's output."""
@@ -86,24 +91,40 @@ class Section:
             flat = above.new_zeros((*size[:2], sides[0] * sides[1]))
             # scatter_add: windows that overlap may share a maximum.
             return flat.scatter_add_(2, places.flatten(2), above.flatten(2)).view(size)
-        return torch.ops.aten.avg_pool2d_backward(above, above.new_empty(size), *self._window(), False, True, None)
+        window = self._window()
+        return _by_parts(
+            lambda part: torch.ops.aten.avg_pool2d_backward(part, part.new_empty(size), *window, False, True, None),
+            above,
+        )
 
     def hebb(self, post: Tensor, pre: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
-        """sum over the batch of -dE/dW and -dE/db for these activities: local products."""
+        """sum over the batch of -dE/dW and -dE/db for these activities: local products; their real part, if complex."""
         pre = self.fold(pre)
         if isinstance(self.layer, Linear):
-            return post.t().mm(pre), post.sum(0)
+            return post.t().mm(pre).real, post.sum(0).real
         images, geometry = self.layer.pad(pre)  # type: ignore[operator]
         grad = self.spread(post, places, images)
-        w, b = conv_gradients(grad, images, self.weight, geometry, (False, True, True))[1:]
-        assert w is not None and b is not None
-        return w, b
+
+        def products(grad: Tensor, images: Tensor) -> Tensor:
+            w = conv_gradients(grad, images, self.weight.real, geometry, (False, True, False))[1]
+            assert w is not None
+            return w
+
+        w = products(grad.real, images.real)
+        if grad.is_complex():
+            w -= products(grad.imag, images.imag)
+        return w, grad.real.sum((0, 2, 3))
 
     def _window(self) -> list[list[int]]:
         """Kernel, stride and padding of the pooling."""
         pool = self.pool
         assert isinstance(pool, nn.AvgPool2d | nn.MaxPool2d)
         return [[n, n] if isinstance(n, int) else list(n) for n in (pool.kernel_size, pool.stride, pool.padding)]
+
+
+def _by_parts(f: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """f(z) of a real linear f, which torch may know for real numbers only."""
+    return torch.complex(f(z.real), f(z.imag)) if z.is_complex() else f(z)
 
 
 def sections(net: Network) -> list[Section]:

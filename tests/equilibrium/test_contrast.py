@@ -83,6 +83,13 @@ def test_holomorphic_estimates_converge_exponentially_and_two_points_are_centred
     assert relative(estimate(net, x, y, Holomorphic(0.1, 2)), estimate(net, x, y, Centred(0.1))) < 1e-12
 
 
+def test_holomorphic_estimates_of_convolutions():
+    net, (x, y) = convolutional(lambda: sc.AvgPool2d(2)), batch((2, 12, 12))
+    wanted = true_gradient(net, x, y)
+    errors = [relative(estimate(net, x, y, Holomorphic(0.1, n)), wanted) for n in (2, 4, 8)]
+    assert errors[2] < 1e-5 < errors[1] < errors[0]
+
+
 def test_a_nudge_outside_the_activation_is_no_gradient(monkeypatch):
     """The regression guard: s = sigma(Ws) - beta dC/ds keeps a large error at any beta."""
     inside = Phase.target
