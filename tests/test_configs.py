@@ -9,6 +9,7 @@ import torch
 import spikecredit
 from spikecredit.constraints import Unconstrained
 from spikecredit.data import Digits, ImageData, Images, Split
+from spikecredit.rules import RULES
 from spikecredit.training.experiment import load_experiment
 from spikecredit.training.loop import Trainer
 
@@ -47,11 +48,9 @@ def test_a_shipped_configuration_runs(path: Path) -> None:
     for index, augment in enumerate(experiment.augment):
         assert augment(images, torch.manual_seed(index)).shape == images.shape
     x = trainer.encode(images, "train", 0)
-    out = trainer.forward(x)
-    assert out.shape == (len(x), 2, 10)
-    loss = experiment.loss(out, labels)
-    loss.backward()
-    assert loss.isfinite()
+    assert experiment.rule.predict(trainer.net, x, trainer.forward).shape == (len(x), 2, 10)
+    loss, out = experiment.rule.gradients(trainer.net, x, labels, experiment.loss, trainer.forward)
+    assert out.shape == (len(x), 2, 10) and loss.isfinite()
     for name, p in trainer.net.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all(), name
     weights = {name: p for name, p in trainer.net.named_parameters() if p.ndim > 1}
@@ -59,7 +58,10 @@ def test_a_shipped_configuration_runs(path: Path) -> None:
     assert trainer.net.violations() == 0
     if "dale" in path.stem:
         assert not isinstance(experiment.constraint, Unconstrained)
-    assert path.stem == "demo" or type(experiment.pathway).__name__.lower() in path.stem.replace("_", "")
+    # Named by the rule, or by the pathway where the rule is backpropagation through time.
+    rule = next(kind for kind, rule in RULES.items() if type(experiment.rule) is rule)
+    name = type(experiment.pathway).__name__.lower() if rule == "bptt" else rule
+    assert path.stem == "demo" or name in path.stem.replace("_", "")
 
 
 def test_there_are_configurations() -> None:
