@@ -33,8 +33,8 @@ PATHWAYS = {
     "sign symmetry": "{kind: sign_symmetry, magnitude: fixed}",
     "feedback alignment": "feedback_alignment",
 }
-"""The threshold is the best one for Gaussian weights; 0.5 and 1 had been seen to work on validation images; magnitudes are "fixed" without it, as "uniform" ones
-start with rank one under Dale's law."""
+"""The threshold is the best one for Gaussian weights; 0.5 and 1 had been seen to work on validation images. Magnitudes
+are "fixed" without it, as "uniform" ones start with rank one under Dale's law."""
 
 NETWORKS = {
     "mlp": ("network={{kind: mlp, hidden: [400, 400]{}}}", "training.precision=float32"),
