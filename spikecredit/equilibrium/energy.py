@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from spikecredit.network import Network
 from spikecredit.neurons.rate import RateUnit
-from spikecredit.synapses import AvgPool2d, Conv2d, Flatten, Linear, MaxPool2d, Synapse
+from spikecredit.synapses import AvgPool2d, Conv2d, Flatten, Linear, MaxPool2d
 from spikecredit.synapses.conv import conv_gradients
 
 State = list[Tensor]
@@ -23,11 +23,14 @@ class Section:
 
         current of s_l from below: P(W_l s_{l-1} + b_l)       P: average or maximum pooling, or none
 
-    Built once for a batch: the effective weights are taken, and cast, when it is made.
+    The effective weights are those of the last `take`.
     """
 
-    def __init__(self, name: str, layer: Synapse, pool: nn.Module | None, unit: RateUnit | None) -> None:
-        self.name, self.layer, self.pool, self.unit = name, layer, pool, unit
+    pool: nn.AvgPool2d | nn.MaxPool2d | None = None
+    unit: RateUnit | None = None
+
+    def __init__(self, name: str, layer: Linear | Conv2d) -> None:
+        self.name, self.layer = name, layer
         self.weight = self.feedback = torch.empty(0)
         self.bias: Tensor | None = None
 
@@ -37,73 +40,66 @@ class Section:
         self.weight = self.layer.effective_weight().detach().to(dtype)
         symmetric = first or self.layer.pathway.transports_weights
         self.feedback = self.weight if symmetric else self.layer.pathway.feedback(self.layer).detach().to(dtype)
-        bias: Tensor | None = self.layer.bias  # type: ignore[assignment]
-        self.bias = None if bias is None else bias.detach().to(dtype)
+        self.bias = None if self.layer.bias is None else self.layer.bias.detach().to(dtype)
 
     def rate(self, current: Tensor) -> Tensor:
         """sigma(current); linear units where no neurons follow."""
         return current if self.unit is None else self.unit.rate(current)
 
-    def fold(self, below: Tensor) -> Tensor:
-        """The state below as the synapse takes it: (B, in) or (B, C, H, W)."""
-        return below.flatten(1) if isinstance(self.layer, Linear) else below
-
     def up(self, below: Tensor) -> tuple[Tensor, Tensor | None]:
         """P(W s + b), and where the maxima were."""
-        below = self.fold(below)
-        if isinstance(self.layer, Linear):
-            return F.linear(below, self.weight, self.bias), None
-        images, geometry = self.layer.pad(below)  # type: ignore[operator]  # Conv2d
+        raise NotImplementedError
+
+    def down(self, above: Tensor, places: Tensor | None, below: Tensor) -> Tensor:
+        """B^T P^T s: the current that the layer above sends back, in the shape of the state below."""
+        raise NotImplementedError
+
+    def hebb(self, post: Tensor, pre: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
+        """sum over the batch of -dE/dW and -dE/db for these activities: local products; their real part, if complex."""
+        raise NotImplementedError
+
+
+class Dense(Section):
+    """A section whose synapses are a matrix; maps below it are flattened."""
+
+    def up(self, below: Tensor) -> tuple[Tensor, Tensor | None]:
+        return F.linear(below.flatten(1), self.weight, self.bias), None
+
+    def down(self, above: Tensor, places: Tensor | None, below: Tensor) -> Tensor:
+        return above.mm(self.feedback).view(below.shape)
+
+    def hebb(self, post: Tensor, pre: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
+        return post.t().mm(pre.flatten(1)).real, post.sum(0).real
+
+
+class Convolution(Section):
+    """A section whose synapses are a convolution, with or without pooling."""
+
+    layer: Conv2d
+
+    def up(self, below: Tensor) -> tuple[Tensor, Tensor | None]:
+        images, geometry = self.layer.pad(below)
         y = F.conv2d(images, self.weight, self.bias, *geometry)
         if self.pool is None:
             return y, None
         kernel, stride, padding = self._window()
-        if isinstance(self.pool, MaxPool2d):
+        if isinstance(self.pool, nn.MaxPool2d):
             return F.max_pool2d(y, kernel, stride, padding, return_indices=True)
         return _by_parts(lambda part: F.avg_pool2d(part, kernel, stride, padding), y), None
 
     def down(self, above: Tensor, places: Tensor | None, below: Tensor) -> Tensor:
-        """B^T P^T s: the current that the layer above sends back, in the shape of the state below."""
-        if isinstance(self.layer, Linear):
-            return above.mm(self.feedback).view(below.shape)
-        images, geometry = self.layer.pad(below)  # type: ignore[operator]
+        images, geometry = self.layer.pad(below)
 
         def transposed(grad: Tensor) -> Tensor:
             g = conv_gradients(grad, images.real, self.feedback.real, geometry, (True, False, False))[0]
             assert g is not None
             return g
 
-        return _by_parts(transposed, self.spread(above, places, images))
-
-    def spread(self, above: Tensor, places: Tensor | None, images: Tensor) -> Tensor:
-        """P^T s, at the size of the convolution's output."""
-        if self.pool is None or isinstance(self.layer, Linear):
-            return above
-        stride, padding, dilation, _ = self.layer.pad(images[:1])[1]  # type: ignore[operator]
-        kernel = self.layer.kernel_size
-        sides = [
-            (side + 2 * p - d * (k - 1) - 1) // s + 1
-            for side, p, d, k, s in zip(images.shape[-2:], padding, dilation, kernel, stride, strict=True)  # type: ignore[arg-type]
-        ]
-        size = (*above.shape[:2], *sides)
-        if isinstance(self.pool, MaxPool2d):
-            assert places is not None
-            flat = above.new_zeros((*size[:2], sides[0] * sides[1]))
-            # scatter_add: windows that overlap may share a maximum.
-            return flat.scatter_add_(2, places.flatten(2), above.flatten(2)).view(size)
-        window = self._window()
-        return _by_parts(
-            lambda part: torch.ops.aten.avg_pool2d_backward(part, part.new_empty(size), *window, False, True, None),
-            above,
-        )
+        return _by_parts(transposed, self._spread(above, places, images))
 
     def hebb(self, post: Tensor, pre: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
-        """sum over the batch of -dE/dW and -dE/db for these activities: local products; their real part, if complex."""
-        pre = self.fold(pre)
-        if isinstance(self.layer, Linear):
-            return post.t().mm(pre).real, post.sum(0).real
-        images, geometry = self.layer.pad(pre)  # type: ignore[operator]
-        grad = self.spread(post, places, images)
+        images, geometry = self.layer.pad(pre)
+        grad = self._spread(post, places, images)
 
         def products(grad: Tensor, images: Tensor) -> Tensor:
             w = conv_gradients(grad, images, self.weight.real, geometry, (False, True, False))[1]
@@ -115,11 +111,31 @@ class Section:
             w -= products(grad.imag, images.imag)
         return w, grad.real.sum((0, 2, 3))
 
+    def _spread(self, above: Tensor, places: Tensor | None, images: Tensor) -> Tensor:
+        """P^T s, at the size of the convolution's output."""
+        if self.pool is None:
+            return above
+        stride, padding, dilation, _ = self.layer.pad(images[:1])[1]
+        height, width = (
+            (images.shape[2 + i] + 2 * padding[i] - dilation[i] * (self.weight.shape[2 + i] - 1) - 1) // stride[i] + 1
+            for i in (0, 1)
+        )
+        size = (*above.shape[:2], height, width)
+        if places is not None:
+            flat = above.new_zeros((*above.shape[:2], height * width))
+            # scatter_add: windows that overlap may share a maximum.
+            return flat.scatter_add_(2, places.flatten(2), above.flatten(2)).view(size)
+        window = self._window()
+        return _by_parts(
+            lambda part: torch.ops.aten.avg_pool2d_backward(part, part.new_empty(size), *window, False, True, None),
+            above,
+        )
+
     def _window(self) -> list[list[int]]:
         """Kernel, stride and padding of the pooling."""
-        pool = self.pool
-        assert isinstance(pool, nn.AvgPool2d | nn.MaxPool2d)
-        return [[n, n] if isinstance(n, int) else list(n) for n in (pool.kernel_size, pool.stride, pool.padding)]
+        assert self.pool is not None
+        numbers = self.pool.kernel_size, self.pool.stride, self.pool.padding
+        return [[n, n] if isinstance(n, int) else list(n) for n in numbers]
 
 
 def _by_parts(f: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
@@ -141,7 +157,7 @@ def sections(net: Network) -> list[Section]:
                 raise ValueError(
                     f"{name}: give the padding as numbers, of zeros; got {layer.padding_mode} {layer.padding}"
                 )
-            found.append(Section(name, layer, None, None))
+            found.append(Convolution(name, layer) if isinstance(layer, Conv2d) else Dense(name, layer))
         elif isinstance(layer, Flatten) and (not found or found[-1].unit is not None or index == 0):
             continue
         elif isinstance(layer, AvgPool2d | MaxPool2d) and found and found[-1].unit is None and found[-1].pool is None:

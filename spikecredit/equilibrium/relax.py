@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from spikecredit.equilibrium.cost import Cost, one_hot
-from spikecredit.equilibrium.energy import Section, State
-from spikecredit.synapses import Linear
+from spikecredit.equilibrium.energy import Dense, Section, State
 
 LOOK_EVERY = 8
 """Sweeps between two looks at the residual: a look makes a GPU wait."""
@@ -94,7 +93,7 @@ class Phase:
             current, self.places[index] = part.up(state[index - 1])
         if index + 1 < len(self.parts):
             above = self.parts[index + 1]
-            if isinstance(above.layer, Linear) and current.ndim == 2:  # one pass over memory
+            if isinstance(above, Dense) and current.ndim == 2:  # one pass over memory
                 return part.rate(torch.addmm(current, state[index + 1], above.feedback, alpha=self.gain))
             if self.places[index + 1] is None and above.pool is not None:  # not yet seen from below
                 self.places[index + 1] = above.up(state[index])[1]

@@ -83,10 +83,9 @@ class EquilibriumPropagation(Rule):
             w, b = found[part.name]
             with torch.enable_grad():
                 weight = part.layer.tied_weight()  # through a parametrisation; to B too where a pathway ties them
-            weight.backward(w)  # type: ignore[no-untyped-call]
-            bias: Tensor | None = part.layer.bias  # type: ignore[assignment]
-            if bias is not None:
-                bias.backward(b)  # type: ignore[no-untyped-call]
+            weight.backward(w)  # type: ignore[no-untyped-call]  # torch has no types for it
+            if part.layer.bias is not None:
+                part.layer.bias.backward(b)  # type: ignore[no-untyped-call]  # torch has no types for it
         return cost(free[-1], y).mean(), free[-1][None]
 
     def predict(self, net: Network, x: Tensor, forward: Forward | None = None) -> Tensor:
