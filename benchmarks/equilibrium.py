@@ -75,7 +75,7 @@ def speed(repeats: int) -> list[dict[str, Any]]:
         x, y = torch.rand(batch, sizes[0]), torch.randint(sizes[-1], (batch,))
 
         def ours(order: Any, net: sc.Network = net, x: Tensor = x, y: Tensor = y) -> list[Tensor]:
-            relaxation = eq.Relaxation(FREE, NUDGED, order)
+            relaxation = eq.Sweeps(FREE, NUDGED, order)
             found, _ = eq.gradient(net, x, y, eq.SquaredError(), relaxation=relaxation, estimator=eq.Centred(BETA))
             return [t for pair in found.values() for t in pair]
 

@@ -161,8 +161,8 @@ def equilibrium_settles_and_learns_alike(device: str) -> None:
         found = []
         for module, place in ((net, "cpu"), (copy.deepcopy(net).to(device), device)):
             cost, labels = sc.equilibrium.CrossEntropy(), torch.arange(6, device=place)
-            gradients, state = sc.equilibrium.gradient(module, images.to(place), labels, cost)
-            found.append([*state, *(tensor for pair in gradients.values() for tensor in pair)])
+            gradients, settled = sc.equilibrium.gradient(module, images.to(place), labels, cost)
+            found.append([*settled.activities, *(tensor for pair in gradients.values() for tensor in pair)])
         for here, there in zip(*found, strict=True):
             error = float((here - there.cpu()).abs().max() / here.abs().max().clamp_min(1e-12))
             assert error < 1e-9, f"{pool.__name__}, {pathway}: differs by {error:.1e}"

@@ -5,23 +5,51 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from spikecredit.equilibrium.cost import Cost
-from spikecredit.equilibrium.energy import Hopfield, Section, State, sections
-from spikecredit.equilibrium.relax import Phase, Relaxation, relax
+from spikecredit.equilibrium.cost import Cost, one_hot
+from spikecredit.equilibrium.energy import Energy, Hopfield
+from spikecredit.equilibrium.relax import Nudge, Relaxation, Sweeps
+from spikecredit.equilibrium.sections import Phase, Section, State, repeat, sections
 from spikecredit.network import Network
-
-Node = tuple[complex, complex]
-"""(beta_k, c_k): dC/dtheta is estimated by sum_k c_k dE/dtheta(s^beta_k)."""
 
 
 @dataclass(frozen=True)
+class Node:
+    """One state that the estimate is made of: dC/dtheta ~ sum_k weight_k dE/dtheta(s^k).
+
+    Args:
+        weight: c_k. beta: the nudge; 0 with held 0 is the free state itself. held: a number in (0, 1]: no nudge, but
+            the output stays at s^0_L + held (e_y - s^0_L).
+    """
+
+    weight: complex
+    beta: complex = 0.0
+    held: float = 0.0
+
+    @property
+    def moves(self) -> bool:
+        """Whether it is another state than the free one."""
+        return self.beta != 0 or self.held != 0
+
+
 class Estimator(ABC):
-    """A quadrature rule for d/dbeta at 0 of dE/dtheta(s^beta). Hyper-parameters only.
+    """A quadrature rule for d/dbeta at 0 of dE/dtheta(s^beta), or what stands in for it. Hyper-parameters only."""
+
+    holomorphic: ClassVar[bool] = False
+    """Whether its nudges are complex."""
+
+    @abstractmethod
+    def nodes(self, random: torch.Generator | None = None) -> list[Node]:
+        """The nodes; their weights add up to 0."""
+
+
+@dataclass(frozen=True)
+class Nudged(Estimator):
+    """Estimators that push the output.
 
     Args:
         beta: the strength of the nudge.
@@ -31,30 +59,23 @@ class Estimator(ABC):
 
     beta: float
 
-    holomorphic: ClassVar[bool] = False
-    """Whether its nudges are complex."""
-
     def __post_init__(self) -> None:
         if not (self.beta > 0 and math.isfinite(self.beta)):
             raise ValueError(f"beta is the strength of the nudge, positive and finite, got {self.beta!r}")
 
-    @abstractmethod
-    def nodes(self, random: torch.Generator | None = None) -> list[Node]:
-        """The nodes, beta 0 being the free state itself; their c_k add up to 0."""
-
 
 @dataclass(frozen=True)
-class OneSided(Estimator):
+class OneSided(Nudged):
     """(g(beta) - g(0)) / beta; error O(beta), and what the free phase had not settled. Scellier & Bengio 2017."""
 
     beta: float = 0.5
 
     def nodes(self, random: torch.Generator | None = None) -> list[Node]:
-        return [(self.beta, 1 / self.beta), (0.0, -1 / self.beta)]
+        return [Node(1 / self.beta, self.beta), Node(-1 / self.beta)]
 
 
 @dataclass(frozen=True)
-class RandomSign(Estimator):
+class RandomSign(Nudged):
     """`OneSided` with beta or -beta, drawn for each batch: its mean is centred. Scellier & Bengio 2017, their code."""
 
     beta: float = 0.5
@@ -62,21 +83,21 @@ class RandomSign(Estimator):
     def nodes(self, random: torch.Generator | None = None) -> list[Node]:
         device = "cpu" if random is None else random.device
         beta = self.beta if float(torch.rand((), generator=random, device=device)) < 0.5 else -self.beta
-        return [(beta, 1 / beta), (0.0, -1 / beta)]
+        return [Node(1 / beta, beta), Node(-1 / beta)]
 
 
 @dataclass(frozen=True)
-class Centred(Estimator):
+class Centred(Nudged):
     """(g(beta) - g(-beta)) / 2 beta; error O(beta^2), and what had not settled cancels. Laborieux et al. 2021."""
 
     beta: float = 0.2
 
     def nodes(self, random: torch.Generator | None = None) -> list[Node]:
-        return [(self.beta, 0.5 / self.beta), (-self.beta, -0.5 / self.beta)]
+        return [Node(0.5 / self.beta, self.beta), Node(-0.5 / self.beta, -self.beta)]
 
 
 @dataclass(frozen=True)
-class Holomorphic(Estimator):
+class Holomorphic(Nudged):
     """(1 / N beta) sum_k Re[exp(-2 pi i k / N) g(beta exp(2 pi i k / N))], by complex nudges on a circle.
 
     Its error falls exponentially in N inside the radius in which s^beta is analytic, which shrinks with the gain of the
@@ -96,22 +117,98 @@ class Holomorphic(Estimator):
 
     def nodes(self, random: torch.Generator | None = None) -> list[Node]:
         turns = [cmath.exp(2j * math.pi * k / self.n) for k in range(self.n)]
-        return [(self.beta * turn, turn.conjugate() / (self.n * self.beta)) for turn in turns]
+        return [Node(turn.conjugate() / (self.n * self.beta), self.beta * turn) for turn in turns]
+
+
+@dataclass(frozen=True)
+class ContrastiveHebbian(Estimator):
+    """g(output held at e_y) - g(0): contrastive Hebbian learning, the learning of mean-field Boltzmann machines.
+
+    The node at beta -> infinity of `OneSided`, and no gradient of the cost in general. With linear outputs, squared
+    error and a small gain gamma it is that of backpropagation, up to O(gamma) (Xie & Seung 2003). With the energy
+    `Predictive` it is predictive coding as usually trained.
+    Source: Movellan 1991; Xie & Seung 2003.
+    """
+
+    def nodes(self, random: torch.Generator | None = None) -> list[Node]:
+        return [Node(1.0, held=1.0), Node(-1.0)]
+
+
+@dataclass(frozen=True)
+class Coupled(Estimator):
+    """(g(output held at s^0 + eta (e_y - s^0)) - g(0)) / eta: coupled learning.
+
+    Args:
+        eta: how far towards the target the output is held, above 0 and at most 1 (contrastive Hebbian).
+    Raises:
+        ValueError: eta out of range.
+    Source: Stern et al. 2021.
+    """
+
+    eta: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eta <= 1:
+            raise ValueError(f"eta is a part of the way to the target, above 0 and at most 1, got {self.eta!r}")
+
+    def nodes(self, random: torch.Generator | None = None) -> list[Node]:
+        return [Node(1 / self.eta, held=self.eta), Node(-1 / self.eta)]
 
 
 ESTIMATORS: dict[str, type[Estimator]] = {
     "one_sided": OneSided, "random_sign": RandomSign, "centred": Centred, "holomorphic": Holomorphic,
+    "contrastive_hebbian": ContrastiveHebbian, "coupled": Coupled,
 }  # fmt: skip
 
 
-def free_state(
-    net: Network, x: Tensor, energy: Hopfield = Hopfield(), relaxation: Relaxation = Relaxation(),
-    state: State | None = None,
-) -> State:  # fmt: skip
-    """s_1 ... s_L after the free phase on x (B, *in), from rest or from `state`."""
+@dataclass(frozen=True)
+class Settled:
+    """A batch at its free state, ready to be nudged."""
+
+    phase: Phase
+    energy: Energy
+    relaxation: Relaxation
+    state: Any
+
+    @property
+    def activities(self) -> State:
+        """s_1 ... s_L as synapses see them."""
+        return self.relaxation.activities(self.state)
+
+    def nudged(self, nodes: Sequence[Node], y: Tensor, cost: Cost, dtype: torch.dtype) -> tuple[Phase, Any, Nudge]:
+        """The phase, the state and the nudge in which all nodes relax side by side, one after the other in the batch:
+        either all push or all hold."""
+        count, x = len(nodes), self.phase.x
+        phase = self.phase if dtype == x.dtype else Phase.of(self.phase.parts, x.to(dtype))
+        labels = y.repeat(count)
+        beta = _column([node.beta for node in nodes], len(x), dtype, x)
+        held = None
+        if nodes[0].held:
+            out = repeat(self.activities[-1], count)
+            held = torch.lerp(out, one_hot(labels, out), _column([n.held for n in nodes], len(x), dtype, x))
+        return phase.copies(count), self.relaxation.repeat(self.state, count, dtype), Nudge(cost, labels, beta, held)
+
+
+def settle(
+    net: Network, x: Tensor, energy: Energy = Hopfield(), relaxation: Relaxation = Sweeps(), state: Any = None
+) -> Settled:
+    """The free phase on x (B, *in), from rest or from a state of an earlier one.
+
+    Raises:
+        ValueError: what `sections` and the relaxation refuse.
+    """
+    parts = sections(net)
+    relaxation.check(parts, energy)
     with torch.no_grad():
-        phase = Phase.of(sections(net), energy.gain, x)
-        return relax(phase, relaxation, relaxation.free, phase.rest() if state is None else state)
+        phase = Phase.of(parts, x)
+        return Settled(phase, energy, relaxation, relaxation.settle(energy, phase, state))
+
+
+def free_state(
+    net: Network, x: Tensor, energy: Energy = Hopfield(), relaxation: Relaxation = Sweeps(), state: Any = None
+) -> State:
+    """s_1 ... s_L after `settle`."""
+    return settle(net, x, energy, relaxation, state).activities
 
 
 @torch.no_grad()
@@ -120,12 +217,12 @@ def gradient(
     x: Tensor,
     y: Tensor,
     cost: Cost,
-    energy: Hopfield = Hopfield(),
-    relaxation: Relaxation = Relaxation(),
+    energy: Energy = Hopfield(),
+    relaxation: Relaxation = Sweeps(),
     estimator: Estimator = Centred(),
     random: torch.Generator | None = None,
-    state: State | None = None,
-) -> tuple[dict[str, tuple[Tensor, Tensor]], State]:
+    state: Any = None,
+) -> tuple[dict[str, tuple[Tensor, Tensor]], Settled]:
     """Equilibrium propagation's estimate of dC/dW and dC/db of every layer, C a mean over the batch.
 
     A free phase gives s^0. From there the network relaxes at every node beta_k of the estimator, all of them side by
@@ -137,7 +234,8 @@ def gradient(
 
         dC/dW_l ~ -sum_k c_k s_l^k s_{l-1}^0^T
 
-    which for B = W is dC/dW with the feedback weights held fixed.
+    which for B = W is dC/dW with the feedback weights held fixed. Other energies have other factors in the place of
+    s_l and s_{l-1}: `Energy.ends`.
 
     Args:
         net: its layers as `sections` takes them. x (B, *in), y (B,). state: where the free phase starts; None: rest.
@@ -145,43 +243,47 @@ def gradient(
     Returns:
         (dC/dW, dC/db) by layer name, of effective weights; and the free state.
     Raises:
-        ValueError: what `sections` refuses; a holomorphic estimator with what is not holomorphic.
+        ValueError: what `sections` and the relaxation refuse; a holomorphic estimator with what is not holomorphic.
     Source: Scellier & Bengio 2017; Laborieux et al. 2021; vector fields: Scellier et al. 2018.
     """
-    parts = sections(net)
     if estimator.holomorphic:
-        _check_holomorphic(parts)
-    phase = Phase.of(parts, energy.gain, x)
-    free = relax(phase, relaxation, relaxation.free, phase.rest() if state is None else state)
+        _check_holomorphic(sections(net), relaxation)
+    settled = settle(net, x, energy, relaxation, state)
     nodes = estimator.nodes(random)
-    moved = [node for node in nodes if node[0] != 0]
+    moved = [node for node in nodes if node.moves]
     dtype = x.dtype
     if estimator.holomorphic:
         dtype = torch.complex128 if x.dtype == torch.float64 else torch.complex64
-        phase = Phase.of(parts, energy.gain, x.to(dtype))
-    batch = len(x)
-    start = [s.to(dtype).repeat(len(moved), *[1] * (s.ndim - 1)) for s in free]
-    beta = _column([b for b, _ in moved], batch, dtype, x)
-    nudged = relax(phase.copies(len(moved)), relaxation, relaxation.nudged, start, cost, beta, y.repeat(len(moved)))
-    states = nudged
-    weights = _column([c for _, c in moved], batch, dtype, x)
-    rest = [c for b, c in nodes if b == 0]
+    phase, start, nudge = settled.nudged(moved, y, cost, dtype)
+    states = relaxation.activities(relaxation.run(energy, phase, relaxation.nudged, start, nudge))
+    weights, free = [node.weight for node in moved], settled.activities
+    rest = [node.weight for node in nodes if not node.moves]
     if rest:
-        states = [torch.cat(pair) for pair in zip(nudged, free, strict=True)]
-        weights = torch.cat([weights, _column(rest, batch, dtype, x)])
-    directed = any(not part.layer.pathway.transports_weights for part in parts[1:])
+        states = [torch.cat(pair) for pair in zip(states, free, strict=True)]
+        weights, phase = weights + rest, settled.phase.copies(len(nodes))
+    return _contrast(settled, phase, states, _column(weights, len(x), dtype, x)), settled
+
+
+def _contrast(settled: Settled, phase: Phase, states: State, weights: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """-sum over nodes and batch of weights times the products of `Energy.ends`."""
+    energy, x, parts = settled.energy, settled.phase.x, settled.phase.parts
+    batch, directed = len(x), is_directed(parts)
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for index, part in enumerate(parts):
         factor = -1.0 / batch if directed else -(energy.gain ** (index + 1 - len(parts))) / batch
-        post = states[index] * (factor * weights).view(-1, *[1] * (states[index].ndim - 1))
+        post, pre = energy.ends(phase, index, states)
+        post = post * (factor * weights).view(-1, *[1] * (post.ndim - 1))
         if index == 0 or directed:  # the same presynaptic activity at every node: their posts add up first
             post = post.view(-1, batch, *post.shape[1:]).sum(0)
-            pre = x.to(dtype) if index == 0 else free[index - 1].to(dtype)
-        else:
-            pre = states[index - 1]
+            pre = (x if index == 0 else energy.ends(settled.phase, index, settled.activities)[1]).to(post.dtype)
         places = part.up(pre)[1] if part.pool is not None else None
         found[part.name] = part.hebb(post, pre, places)
-    return found, free
+    return found
+
+
+def is_directed(parts: Sequence[Section]) -> bool:
+    """Whether some B is not W: then each direction of a synapse learns by itself."""
+    return any(not part.layer.pathway.transports_weights for part in parts[1:])
 
 
 def _column(values: Sequence[complex], batch: int, dtype: torch.dtype, like: Tensor) -> Tensor:
@@ -190,7 +292,9 @@ def _column(values: Sequence[complex], batch: int, dtype: torch.dtype, like: Ten
     return torch.tensor(kept, dtype=dtype, device=like.device).repeat_interleave(batch)[:, None]
 
 
-def _check_holomorphic(parts: Sequence[Section]) -> None:
+def _check_holomorphic(parts: Sequence[Section], relaxation: Relaxation) -> None:
+    if relaxation.by_spikes:
+        raise ValueError(f"a holomorphic estimator nudges by complex numbers, and {relaxation} fires: write centred")
     for part in parts:
         if part.unit is not None and not part.unit.holomorphic:
             raise ValueError(

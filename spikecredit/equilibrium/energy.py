@@ -1,198 +1,73 @@
-"""The energy of an equilibrium network, and the vector field that it is the energy of, from a network's own layers."""
+"""Energies of equilibrium networks, and their vector fields: explicit formulas, no autograd."""
 
-import itertools
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
+from spikecredit.equilibrium.sections import Dense, Phase, State, sections
 from spikecredit.network import Network
-from spikecredit.neurons.rate import RateUnit
-from spikecredit.synapses import AvgPool2d, Conv2d, Flatten, Linear, MaxPool2d
-from spikecredit.synapses.conv import conv_gradients
-
-State = list[Tensor]
-"""Activities of the layers s_1 ... s_L, (B, *units) each: nothing else is needed to go on."""
 
 
-class Section:
-    """One synapse layer of the network, what lies around it, and the units behind it.
+class Energy(ABC):
+    """E(s; theta) of a layered network on an input. Hyper-parameters only.
 
-        current of s_l from below: P(W_l s_{l-1} + b_l)       P: average or maximum pooling, or none
-
-    The effective weights are those of the last `take`.
+    With a pathway whose B != W somewhere, `target` follows a vector field that has no energy.
     """
 
-    pool: nn.AvgPool2d | nn.MaxPool2d | None = None
-    unit: RateUnit | None = None
+    gain: float = 1.0
+    """How much of what comes from above is heard."""
 
-    def __init__(self, name: str, layer: Linear | Conv2d) -> None:
-        self.name, self.layer = name, layer
-        self.weight = self.feedback = torch.empty(0)
-        self.bias: Tensor | None = None
+    solves: ClassVar[bool] = False
+    """Whether `target` is where a layer's energy is least while its neighbours stand still, so that it may go there at
+    once. Otherwise it is s - dE/ds, and only small steps towards it descend."""
 
-    def take(self, dtype: torch.dtype, first: bool) -> None:
-        """The effective W, b and B as they are now; B is W itself where the error goes through the weights, and in the
-        first layer, which sends nothing back."""
-        self.weight = self.layer.effective_weight().detach().to(dtype)
-        symmetric = first or self.layer.pathway.transports_weights
-        self.feedback = self.weight if symmetric else self.layer.pathway.feedback(self.layer).detach().to(dtype)
-        self.bias = None if self.layer.bias is None else self.layer.bias.detach().to(dtype)
+    def start(self, phase: Phase) -> State:
+        """Where a free phase begins: all activities 0."""
+        return phase.rest()
 
-    def rate(self, current: Tensor) -> Tensor:
-        """sigma(current); linear units where no neurons follow."""
-        return current if self.unit is None else self.unit.rate(current)
+    @abstractmethod
+    def target(self, phase: Phase, index: int, state: State, force: Tensor | None = None) -> Tensor:
+        """Where layer `index` (from 0) would go, given its neighbours; force = -beta dC/ds on the last layer."""
 
-    def up(self, below: Tensor) -> tuple[Tensor, Tensor | None]:
-        """P(W s + b), and where the maxima were."""
-        raise NotImplementedError
+    @abstractmethod
+    def ends(self, phase: Phase, index: int, state: State) -> tuple[Tensor, Tensor]:
+        """What -dE/dW of layer `index` is a product of: one factor behind the synapse, and the activity before it."""
 
-    def down(self, above: Tensor, places: Tensor | None, below: Tensor) -> Tensor:
-        """B^T P^T s: the current that the layer above sends back, in the shape of the state below."""
-        raise NotImplementedError
+    @abstractmethod
+    def _term(self, phase: Phase, index: int, state: State) -> Tensor:
+        """What layer `index` adds to the energy, elementwise, before its power of the gain."""
 
-    def hebb(self, post: Tensor, pre: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
-        """sum over the batch of -dE/dW and -dE/db for these activities: local products; their real part, if complex."""
-        raise NotImplementedError
+    @torch.no_grad()
+    def value(self, net: Network, x: Tensor, state: State) -> Tensor:
+        """E for each sample, (B,), at a state of the network on x (B, *in).
 
-
-class Dense(Section):
-    """A section whose synapses are a matrix; maps below it are flattened."""
-
-    def up(self, below: Tensor) -> tuple[Tensor, Tensor | None]:
-        return F.linear(below.flatten(1), self.weight, self.bias), None
-
-    def down(self, above: Tensor, places: Tensor | None, below: Tensor) -> Tensor:
-        return above.mm(self.feedback).view(below.shape)
-
-    def hebb(self, post: Tensor, pre: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
-        return post.t().mm(pre.flatten(1)).real, post.sum(0).real
-
-
-class Convolution(Section):
-    """A section whose synapses are a convolution, with or without pooling."""
-
-    layer: Conv2d
-
-    def up(self, below: Tensor) -> tuple[Tensor, Tensor | None]:
-        images, geometry = self.layer.pad(below)
-        y = F.conv2d(images, self.weight, self.bias, *geometry)
-        if self.pool is None:
-            return y, None
-        kernel, stride, padding = self._window()
-        if isinstance(self.pool, nn.MaxPool2d):
-            return F.max_pool2d(y, kernel, stride, padding, return_indices=True)
-        return _by_parts(lambda part: F.avg_pool2d(part, kernel, stride, padding), y), None
-
-    def down(self, above: Tensor, places: Tensor | None, below: Tensor) -> Tensor:
-        images, geometry = self.layer.pad(below)
-
-        def transposed(grad: Tensor) -> Tensor:
-            g = conv_gradients(grad, images.real, self.feedback.real, geometry, (True, False, False))[0]
-            assert g is not None
-            return g
-
-        return _by_parts(transposed, self._spread(above, places, images))
-
-    def hebb(self, post: Tensor, pre: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
-        images, geometry = self.layer.pad(pre)
-        grad = self._spread(post, places, images)
-
-        def products(grad: Tensor, images: Tensor) -> Tensor:
-            w = conv_gradients(grad, images, self.weight.real, geometry, (False, True, False))[1]
-            assert w is not None
-            return w
-
-        w = products(grad.real, images.real)
-        if grad.is_complex():
-            w -= products(grad.imag, images.imag)
-        return w, grad.real.sum((0, 2, 3))
-
-    def _spread(self, above: Tensor, places: Tensor | None, images: Tensor) -> Tensor:
-        """P^T s, at the size of the convolution's output."""
-        if self.pool is None:
-            return above
-        stride, padding, dilation, _ = self.layer.pad(images[:1])[1]
-        height, width = (
-            (images.shape[2 + i] + 2 * padding[i] - dilation[i] * (self.weight.shape[2 + i] - 1) - 1) // stride[i] + 1
-            for i in (0, 1)
-        )
-        size = (*above.shape[:2], height, width)
-        if places is not None:
-            flat = above.new_zeros((*above.shape[:2], height * width))
-            # scatter_add: windows that overlap may share a maximum.
-            return flat.scatter_add_(2, places.flatten(2), above.flatten(2)).view(size)
-        window = self._window()
-        return _by_parts(
-            lambda part: torch.ops.aten.avg_pool2d_backward(part, part.new_empty(size), *window, False, True, None),
-            above,
-        )
-
-    def _window(self) -> list[list[int]]:
-        """Kernel, stride and padding of the pooling."""
-        assert self.pool is not None
-        numbers = self.pool.kernel_size, self.pool.stride, self.pool.padding
-        return [[n, n] if isinstance(n, int) else list(n) for n in numbers]
-
-
-def _by_parts(f: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-    """f(z) of a real linear f, which torch may know for real numbers only."""
-    return torch.complex(f(z.real), f(z.imag)) if z.is_complex() else f(z)
-
-
-def sections(net: Network) -> list[Section]:
-    """The network's synapse layers in order, each with its pooling and its units.
-
-    Raises:
-        ValueError: a layer that has no place in a layered energy, with what to write.
-    """
-    found: list[Section] = []
-    for index, layer in enumerate(net.layers):
-        name = f"layers.{index}"
-        if isinstance(layer, Linear | Conv2d) and type(layer) in (Linear, Conv2d):
-            if isinstance(layer, Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
+        Raises:
+            ValueError: B != W somewhere, where there is no energy.
+        """
+        parts = sections(net)
+        for part in parts[1:]:
+            if not part.layer.pathway.transports_weights:
                 raise ValueError(
-                    f"{name}: give the padding as numbers, of zeros; got {layer.padding_mode} {layer.padding}"
+                    f"{part.name} sends back through {part.layer.pathway}, not through its weights: such a network "
+                    "follows a vector field that has no energy"
                 )
-            found.append(Convolution(name, layer) if isinstance(layer, Conv2d) else Dense(name, layer))
-        elif isinstance(layer, Flatten) and (not found or found[-1].unit is not None or index == 0):
-            continue
-        elif isinstance(layer, AvgPool2d | MaxPool2d) and found and found[-1].unit is None and found[-1].pool is None:
-            if not isinstance(found[-1].layer, Conv2d):
-                raise ValueError(f"{name}: pooling follows a convolution, got {type(found[-1].layer).__name__}")
-            _check_pool(layer, name)
-            found[-1].pool = layer
-        elif isinstance(layer, RateUnit) and found and found[-1].unit is None:
-            found[-1].unit = layer
-        else:
-            raise ValueError(
-                f"{name}, {type(layer).__name__}, has no place in an equilibrium network: write Linear or Conv2d, then "
-                "AvgPool2d or MaxPool2d if at all, then a rate unit such as sc.HardSigmoid() (none after the last "
-                "synapse makes its units linear); Flatten anywhere after rate units or at the start"
-            )
-    for before, after in itertools.pairwise(found):
-        if before.unit is None:
-            raise ValueError(
-                f"{before.name} and {after.name} have no rate unit between them: their states would be one. Put "
-                "sc.HardSigmoid() there"
-            )
-    if not found:
-        raise ValueError("an equilibrium network needs a synapse layer, got none")
-    return found
+        phase, total = Phase.of(parts, x), x.new_zeros(())
+        for index in range(len(parts)):
+            total = total + self.gain**index * self._term(phase, index, state).flatten(1).sum(1)
+        return total
 
 
-def _check_pool(pool: nn.AvgPool2d | nn.MaxPool2d, name: str) -> None:
-    plain = getattr(pool, "count_include_pad", True) and getattr(pool, "divisor_override", None) is None
-    dilation = getattr(pool, "dilation", 1)
-    if not plain or pool.ceil_mode or dilation not in (1, (1, 1)):
-        raise ValueError(f"{name}: {pool} has no adjoint here: leave ceil_mode, dilation and divisors as they are")
+def _check_gain(gain: float) -> None:
+    if not (gain > 0 and math.isfinite(gain)):
+        raise ValueError(f"gain is a positive number, 1 for symmetric coupling; got {gain!r}")
 
 
 @dataclass(frozen=True)
-class Hopfield:
+class Hopfield(Energy):
     """The layered Hopfield energy in activities.
 
         E(s) = sum_l gain^(l-1) [ G_l(s_l) - s_l . P_l(W_l s_{l-1} + b_l) ],    G_l' = sigma_l^-1,  s_0 = x
@@ -215,27 +90,117 @@ class Hopfield:
 
     gain: float = 1.0
 
+    solves: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
-        if not (self.gain > 0 and math.isfinite(self.gain)):
-            raise ValueError(f"gain is a positive number, 1 for symmetric coupling; got {self.gain!r}")
+        _check_gain(self.gain)
 
-    @torch.no_grad()
-    def value(self, net: Network, x: Tensor, state: State) -> Tensor:
-        """E for each sample, (B,), at a state of the network on x (B, *in).
+    def current(self, phase: Phase, index: int, state: State, force: Tensor | None = None) -> Tensor:
+        """What layer `index` receives from its neighbours and from the nudge."""
+        current = phase.below(index, state)
+        if index + 1 < len(phase.parts):
+            above = phase.parts[index + 1]
+            if isinstance(above, Dense) and current.ndim == 2:  # one pass over memory
+                return torch.addmm(current, state[index + 1], above.feedback, alpha=self.gain)
+            back = phase.above(index, state)
+            return current + (back if self.gain == 1 else self.gain * back)
+        return current if force is None else current + force
 
-        Raises:
-            ValueError: B != W somewhere, where there is no energy; units without a primitive.
-        """
-        total, below = x.new_zeros(()), x
-        for index, (part, s) in enumerate(zip(sections(net), state, strict=True)):
-            if index and not part.layer.pathway.transports_weights:
-                raise ValueError(
-                    f"{part.name} sends back through {part.layer.pathway}, not through its weights: such a network "
-                    "follows a vector field that has no energy"
-                )
-            part.take(x.dtype, first=index == 0)
-            stored = 0.5 * s.square() if part.unit is None else part.unit.stored(s)
-            term = stored - s * part.up(below)[0]
-            total = total + self.gain**index * term.flatten(1).sum(1)
-            below = s
-        return total
+    def target(self, phase: Phase, index: int, state: State, force: Tensor | None = None) -> Tensor:
+        return phase.parts[index].rate(self.current(phase, index, state, force))
+
+    def ends(self, phase: Phase, index: int, state: State) -> tuple[Tensor, Tensor]:
+        return state[index], state[index - 1] if index else phase.x
+
+    def _term(self, phase: Phase, index: int, state: State) -> Tensor:
+        part, s = phase.parts[index], state[index]
+        stored = 0.5 * s.square() if part.unit is None else part.unit.stored(s)
+        return stored - s * phase.below(index, state)
+
+
+@dataclass(frozen=True)
+class Potential(Energy):
+    """The energy in membrane potentials, with rates rho of them; the flow down it is a leaky integrator.
+
+        E(s) = sum_l gain^(l-1) [ |s_l|^2 / 2 - rho(s_l) . P_l(W_l rho(s_{l-1}) + b_l) ],    rho(s_0) = x
+
+        -dE/ds_l = -s_l + rho'(s_l) ( P_l(W_l rho(s_{l-1}) + b_l) + gain B_{l+1}^T P_{l+1}^T rho(s_{l+1}) )
+
+    Relax it with order euler: its steps s - epsilon dE/ds are those of a primitive function, so that the weight changes
+    of each nudged step are the gradients of backpropagation through time step by step (Ernoult et al. 2019). The cost
+    and the prediction are in s_L; `identity` output units make it a rate.
+
+    Args:
+        gain: as for `Hopfield`.
+    Raises:
+        ValueError: a gain that is not positive.
+    Source: Scellier & Bengio 2017, eq. of the paper (its code has rho(s)^2 / 2).
+    """
+
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_gain(self.gain)
+
+    def target(self, phase: Phase, index: int, state: State, force: Tensor | None = None) -> Tensor:
+        part, rates = phase.parts[index], _rates(phase, state)
+        current = phase.below(index, rates)
+        if index + 1 < len(phase.parts):
+            current = current + self.gain * phase.above(index, rates)
+        pulled = current * part.derivative(state[index])
+        return pulled if force is None else pulled + force
+
+    def ends(self, phase: Phase, index: int, state: State) -> tuple[Tensor, Tensor]:
+        rates = _rates(phase, state)
+        return rates[index], rates[index - 1] if index else phase.x
+
+    def _term(self, phase: Phase, index: int, state: State) -> Tensor:
+        rates = _rates(phase, state)
+        return 0.5 * state[index].square() - rates[index] * phase.below(index, rates)
+
+
+def _rates(phase: Phase, state: State) -> State:
+    return [part.rate(s) for part, s in zip(phase.parts, state, strict=True)]
+
+
+@dataclass(frozen=True)
+class Predictive(Energy):
+    """The energy of predictive coding: what each layer differs from its prediction by the layer below.
+
+        E(s) = 1/2 sum_l |e_l|^2,    e_l = s_l - sigma_l(a_l),  a_l = P_l(W_l s_{l-1} + b_l)
+
+        -dE/ds_l = -e_l + B_{l+1}^T P_{l+1}^T ( sigma'(a_{l+1}) e_{l+1} ),    -dE/dW_l = sigma'(a_l) e_l s_{l-1}^T
+
+    Its free minimum is the forward pass, with E = 0: a free phase starts there and stays. A nudged phase sends errors
+    back; for a small nudge the contrast is the gradient of backpropagation through the forward network, and with the
+    output clamped (estimator contrastive_hebbian) it is predictive coding as usually trained. Relax with order euler.
+
+    Source: Whittington & Bogacz 2017, where the prediction is W_l sigma(s_{l-1}); centred equilibrium propagation on
+        such energies: Kerjan, Hoier & Scellier 2026.
+    """
+
+    def start(self, phase: Phase) -> State:
+        state = [phase.parts[0].rate(phase.drive)]
+        for index in range(1, len(phase.parts)):
+            state.append(phase.parts[index].rate(phase.below(index, state)))
+        return state
+
+    def target(self, phase: Phase, index: int, state: State, force: Tensor | None = None) -> Tensor:
+        predicted = phase.parts[index].rate(phase.below(index, state))
+        if index + 1 < len(phase.parts):
+            return predicted + phase.above(index, state, self._error(phase, index + 1, state))
+        return predicted if force is None else predicted + force
+
+    def ends(self, phase: Phase, index: int, state: State) -> tuple[Tensor, Tensor]:
+        return self._error(phase, index, state), state[index - 1] if index else phase.x
+
+    def _error(self, phase: Phase, index: int, state: State) -> Tensor:
+        """sigma'(a) e."""
+        part, current = phase.parts[index], phase.below(index, state)
+        return part.derivative(current) * (state[index] - part.rate(current))
+
+    def _term(self, phase: Phase, index: int, state: State) -> Tensor:
+        return 0.5 * (state[index] - phase.parts[index].rate(phase.below(index, state))).square()
+
+
+ENERGIES: dict[str, type[Energy]] = {"hopfield": Hopfield, "potential": Potential, "predictive": Predictive}

@@ -1,26 +1,95 @@
 """Relaxation: how the state of an equilibrium network finds its fixed point. Explicit formulas, no autograd."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from spikecredit.equilibrium.cost import Cost, one_hot
-from spikecredit.equilibrium.energy import Dense, Section, State
+from spikecredit.equilibrium.energy import Energy
+from spikecredit.equilibrium.sections import Phase, Section, State, repeat
 
 LOOK_EVERY = 8
 """Sweeps between two looks at the residual: a look makes a GPU wait."""
 
 
 @dataclass(frozen=True)
-class Relaxation:
-    """How many sweeps, and in what order the layers move. One sweep visits every layer once.
+class Nudge:
+    """What a nudged phase does to the output: pushed down the cost, or held.
+
+    Args:
+        cost, y: C(s_L, y), labels (B,). beta: (B, 1), the push -beta dC/ds_L of each sample.
+        held: (B, classes): the output is this, whatever its currents say; then there is no push.
+    """
+
+    cost: Cost
+    y: Tensor
+    beta: Tensor
+    held: Tensor | None = None
+
+    def force(self, out: Tensor) -> Tensor | None:
+        """-beta dC/ds_L at this output."""
+        if self.held is not None:
+            return None
+        return self.beta * self.cost.force(out, one_hot(self.y, out))
+
+
+class Relaxation(ABC):
+    """How a network moves through its phases, and how long they are. Its state may be more than the activities."""
+
+    free: int
+    nudged: int
+
+    by_spikes: ClassVar[bool] = False
+    """Whether neurons hear each other's spikes only."""
+
+    @abstractmethod
+    def check(self, parts: list[Section], energy: Energy) -> None:
+        """Refuse a network or an energy that this relaxation cannot move.
+
+        Raises:
+            ValueError: with the reason, and what to write instead.
+        """
+
+    @abstractmethod
+    def start(self, energy: Energy, phase: Phase) -> Any:
+        """The state in which a free phase begins."""
+
+    @abstractmethod
+    def run(self, energy: Energy, phase: Phase, steps: int, state: Any, nudge: Nudge | None = None) -> Any:
+        """The state after some steps from `state`, which is left as it is. nudge None: the free phase."""
+
+    @abstractmethod
+    def activities(self, state: Any) -> State:
+        """What synapses see of it: s_1 ... s_L."""
+
+    @abstractmethod
+    def repeat(self, state: Any, count: int, dtype: torch.dtype) -> Any:
+        """This state `count` times in a row, in a dtype."""
+
+    def settle(self, energy: Energy, phase: Phase, state: Any = None) -> Any:
+        """The state after the free phase."""
+        return self.run(energy, phase, self.free, self.start(energy, phase) if state is None else state)
+
+
+def check_lengths(relaxation: Relaxation) -> None:
+    """Refuse phases without steps."""
+    for name in ("free", "nudged"):
+        given = getattr(relaxation, name)
+        if not isinstance(given, int) or given < 1:
+            raise ValueError(f"{name} is a number of sweeps, at least 1, got {given!r}")
+
+
+@dataclass(frozen=True)
+class Sweeps(Relaxation):
+    """Rate units; the state is their activities. One sweep visits every layer once.
 
         target of layer l: sigma_l( P_l(W_l s_{l-1} + b_l) + gain B_{l+1}^T P_{l+1}^T s_{l+1} - [l = L] beta dC/ds_L )
 
-    The nudge is inside the activation: outside, the estimate of the gradient keeps a large error at any beta.
+    The nudge is inside the activation: outside, the estimate of the gradient keeps a large error at any beta. Other
+    energies have other targets.
 
     Args:
         free, nudged: sweeps of the free and of each nudged phase.
@@ -30,7 +99,8 @@ class Relaxation:
         tolerance: stop a phase early once no activity moves by more than this in a sweep; looked at every 8 sweeps. 0:
             never look.
     Raises:
-        ValueError: numbers outside these ranges.
+        ValueError: numbers outside these ranges; by `check`: spiking neurons, or an energy whose layers do not go where
+            it is least, with another order than euler.
     Source: Scellier & Bengio 2017 (Euler); Ernoult et al. 2019 (Jacobi); Scellier et al. 2023, their code
         (checkerboard, called asynchronous there).
     """
@@ -42,9 +112,7 @@ class Relaxation:
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("free", "nudged"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} is a number of sweeps, at least 1, got {getattr(self, name)!r}")
+        check_lengths(self)
         if self.order not in ("checkerboard", "jacobi", "euler"):
             raise ValueError(f"order must be 'checkerboard', 'jacobi' or 'euler', got {self.order!r}")
         if not 0 < self.epsilon <= 1:
@@ -52,113 +120,60 @@ class Relaxation:
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance is a largest change, 0 (never look) or above, got {self.tolerance!r}")
 
+    def check(self, parts: list[Section], energy: Energy) -> None:
+        check_rates(parts)
+        if not energy.solves and self.order != "euler":
+            raise ValueError(
+                f"{energy} has no layer that may jump to its minimum: order {self.order} would not descend. Write "
+                "order: euler"
+            )
 
-@dataclass
-class Phase:
-    """A network that relaxes on one batch: its sections with their weights, and the current that the input makes."""
+    def start(self, energy: Energy, phase: Phase) -> State:
+        return energy.start(phase)
 
-    parts: Sequence[Section]
-    gain: float
-    drive: Tensor
-    places: list[Tensor | None] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, parts: Sequence[Section], gain: float, x: Tensor) -> "Phase":
-        """Take the weights as they are, in x's dtype, and compute the input's current, which never changes."""
-        for index, part in enumerate(parts):
-            part.take(x.dtype, first=index == 0)
-        drive, places = parts[0].up(x)
-        return cls(parts, gain, drive, [places, *[None] * (len(parts) - 1)])
-
-    def rest(self) -> State:
-        """All activities 0."""
-        state = [torch.zeros_like(self.drive)]
-        for part in self.parts[1:]:
-            state.append(torch.zeros_like(part.up(state[-1])[0]))
+    def activities(self, state: State) -> State:
         return state
 
-    def copies(self, count: int) -> "Phase":
-        """The same batch `count` times in a row, for phases that relax side by side."""
-        places = self.places[0]
-        repeated = None if places is None else places.repeat(count, *[1] * (places.ndim - 1))
-        drive = self.drive.repeat(count, *[1] * (self.drive.ndim - 1))
-        return Phase(self.parts, self.gain, drive, [repeated, *[None] * (len(self.parts) - 1)])
+    def repeat(self, state: State, count: int, dtype: torch.dtype) -> State:
+        return [repeat(s.to(dtype), count) for s in state]
 
-    def target(self, index: int, state: State, force: Tensor | None) -> Tensor:
-        """Where layer `index` (from 0) would go, given its neighbours; force = -beta dC/ds on the last layer."""
-        part = self.parts[index]
-        if index == 0:
-            current = self.drive
-        else:
-            current, self.places[index] = part.up(state[index - 1])
-        if index + 1 < len(self.parts):
-            above = self.parts[index + 1]
-            if isinstance(above, Dense) and current.ndim == 2:  # one pass over memory
-                return part.rate(torch.addmm(current, state[index + 1], above.feedback, alpha=self.gain))
-            if self.places[index + 1] is None and above.pool is not None:  # not yet seen from below
-                self.places[index + 1] = above.up(state[index])[1]
-            back = above.down(state[index + 1], self.places[index + 1], state[index])
-            current = current + (back if self.gain == 1 else self.gain * back)
-        elif force is not None:
-            current = current + force
-        return part.rate(current)
+    def run(self, energy: Energy, phase: Phase, steps: int, state: State, nudge: Nudge | None = None) -> State:
+        state, last = list(state), len(state) - 1
+        held = None if nudge is None else nudge.held
+        if held is not None:
+            state[last] = held
+        moving = last if held is not None else last + 1
+        # A free phase begins where the input arrives, a nudged one next to what moves the output.
+        first = 0 if nudge is None else (moving - 1) % 2
+        halves = [range(first, moving, 2), range(1 - first, moving, 2)]
+        for sweep in range(steps):
+            looks = self.tolerance > 0 and (sweep + 1) % LOOK_EVERY == 0
+            before = list(state) if looks else []
+            if self.order == "checkerboard":
+                for half in halves:
+                    for index in half:
+                        force = None if index < last or nudge is None else nudge.force(state[last])
+                        state[index] = energy.target(phase, index, state, force)
+            else:
+                phase.locate(state)
+                force = None if nudge is None else nudge.force(state[last])
+                new = [energy.target(phase, i, state, force if i == last else None) for i in range(moving)]
+                if self.order == "euler":
+                    new = [s + self.epsilon * (n - s) for s, n in zip(state, new, strict=False)]
+                state = new + state[moving:]
+            if looks and residual(before, state) <= self.tolerance:
+                break
+        return state
 
-    def locate(self, state: State) -> None:
-        """Find the maxima of all poolings at this state."""
-        for index in range(1, len(self.parts)):
-            if self.parts[index].pool is not None:
-                self.places[index] = self.parts[index].up(state[index - 1])[1]
 
-
-def relax(
-    phase: Phase,
-    relaxation: Relaxation,
-    sweeps: int,
-    state: State,
-    cost: Cost | None = None,
-    beta: Tensor | None = None,
-    y: Tensor | None = None,
-) -> State:
-    """The state after some sweeps from `state`, which is left as it is.
-
-    Args:
-        cost, beta, y: the nudge -beta dC/ds_L; beta (B, 1), a number for each sample. None: the free phase.
-    """
-    state = list(state)
-    last = len(state) - 1
-
-    wanted = None if y is None else one_hot(y, state[last])
-
-    def force() -> Tensor | None:
-        if cost is None:
-            return None
-        assert beta is not None and wanted is not None
-        return beta * cost.force(state[last], wanted)
-
-    def halves() -> list[range]:
-        # The nudged phase starts where the nudge arrives, the free one where the input does.
-        first = 0 if cost is None else last % 2
-        return [range(first, last + 1, 2), range(1 - first, last + 1, 2)]
-
-    for sweep in range(sweeps):
-        looks = relaxation.tolerance > 0 and (sweep + 1) % LOOK_EVERY == 0
-        before = list(state) if looks else []
-        if relaxation.order == "checkerboard":
-            for half in halves():
-                for index in half:
-                    state[index] = phase.target(index, state, force() if index == last else None)
-        else:
-            phase.locate(state)
-            pushed = force()
-            new = [phase.target(index, state, pushed if index == last else None) for index in range(last + 1)]
-            state = (
-                new
-                if relaxation.order == "jacobi"
-                else [s + relaxation.epsilon * (n - s) for s, n in zip(state, new, strict=True)]
+def check_rates(parts: list[Section]) -> None:
+    """Refuse neurons that fire."""
+    for part in parts:
+        if part.neuron is not None:
+            raise ValueError(
+                f"{part.name} drives {type(part.neuron).__name__}, which fires: rates relax with units such as "
+                "hard_sigmoid. For spiking neurons write relaxation: spikes"
             )
-        if looks and residual(before, state) <= relaxation.tolerance:
-            break
-    return state
 
 
 def residual(before: State, after: State) -> float:

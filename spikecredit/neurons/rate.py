@@ -19,6 +19,10 @@ class RateUnit(Neuron):
         """The unit's activation function sigma, elementwise."""
         raise NotImplementedError
 
+    def derivative(self, x: Tensor) -> Tensor:
+        """sigma'(x), elementwise; at a kink the larger of both sides."""
+        raise NotImplementedError
+
     def stored(self, s: Tensor) -> Tensor:
         """G(s) with G' = sigma^-1: what holding the activity s costs in an energy (Hopfield 1984)."""
         raise NotImplementedError
@@ -37,6 +41,9 @@ class ReLU(RateUnit):
     def rate(self, x: Tensor) -> Tensor:
         return x.relu()
 
+    def derivative(self, x: Tensor) -> Tensor:
+        return (x >= 0).to(x.dtype)
+
     def stored(self, s: Tensor) -> Tensor:
         return s.square() / 2
 
@@ -47,6 +54,9 @@ class HardSigmoid(RateUnit):
 
     def rate(self, x: Tensor) -> Tensor:
         return x.clamp(0, 1)
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return ((x >= 0) & (x <= 1)).to(x.dtype)
 
     def stored(self, s: Tensor) -> Tensor:
         return s.square() / 2
@@ -73,6 +83,10 @@ class Logistic(RateUnit):
         # By tanh: torch's sigmoid rounds the last elements of a tensor in another way than the others.
         return torch.tanh(self.slope / 2 * (x - self.middle)) / 2 + 0.5
 
+    def derivative(self, x: Tensor) -> Tensor:
+        s = self.rate(x)
+        return self.slope * s * (1 - s)
+
     def stored(self, s: Tensor) -> Tensor:
         return (torch.xlogy(s, s) + torch.xlogy(1 - s, 1 - s)) / self.slope + self.middle * s
 
@@ -88,6 +102,9 @@ class Tanh(RateUnit):
     def rate(self, x: Tensor) -> Tensor:
         return x.tanh()
 
+    def derivative(self, x: Tensor) -> Tensor:
+        return 1 - x.tanh().square()
+
     def stored(self, s: Tensor) -> Tensor:
         return ((1 + s) * torch.log1p(s) + (1 - s) * torch.log1p(-s)) / 2
 
@@ -99,6 +116,9 @@ class Identity(RateUnit):
 
     def rate(self, x: Tensor) -> Tensor:
         return x
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return torch.ones_like(x)
 
     def stored(self, s: Tensor) -> Tensor:
         return s.square() / 2

@@ -6,7 +6,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from spikecredit.equilibrium import Centred, Estimator, Hopfield, Relaxation, free_state, gradient, sections
+from spikecredit.equilibrium import (
+    Centred,
+    Energy,
+    Estimator,
+    Hopfield,
+    Relaxation,
+    Sweeps,
+    free_state,
+    gradient,
+    sections,
+)
 from spikecredit.equilibrium.cost import Cost, CrossEntropy, SquaredError
 from spikecredit.losses import Loss, MeanPotential
 from spikecredit.losses import SquaredError as SquaredErrorLoss
@@ -32,8 +42,9 @@ class EquilibriumPropagation(Rule):
     synapse layer is under Dale's law, the feedback must be a pathway of its own.
 
     Args:
-        estimator: centred, one_sided, random_sign or holomorphic. energy: of which the dynamics descend.
-        relaxation: how long the phases are, and in what order the layers move.
+        estimator: centred, one_sided, random_sign, holomorphic, contrastive_hebbian or coupled.
+        energy: down which the network relaxes: hopfield, potential or predictive.
+        relaxation: how it does: sweeps (rates), sigma_delta or spikes; and how long the phases are.
     Raises:
         ValueError: by `check`: layers that have no place in an energy (`equilibrium.sections`), Dale's law on symmetric
             weights, pathways that do not lead from a layer to the one before it by a matrix; by `gradients`: an input
@@ -42,8 +53,8 @@ class EquilibriumPropagation(Rule):
     """
 
     estimator: Estimator = Centred()
-    energy: Hopfield = Hopfield()
-    relaxation: Relaxation = Relaxation()
+    energy: Energy = Hopfield()
+    relaxation: Relaxation = Sweeps()
 
     delivers_errors: ClassVar[bool] = False
     random: ClassVar[bool] = True
@@ -53,7 +64,9 @@ class EquilibriumPropagation(Rule):
         return True
 
     def check(self, net: Network) -> None:
-        for part in sections(net)[1:]:
+        parts = sections(net)
+        self.relaxation.check(parts, self.energy)
+        for part in parts[1:]:
             pathway = part.layer.pathway
             if type(pathway) not in PATHWAYS or not isinstance(pathway.error, Graded):
                 raise ValueError(
@@ -78,7 +91,7 @@ class EquilibriumPropagation(Rule):
     ) -> tuple[Tensor, Tensor]:
         self.check(net)
         cost = cost_of(loss)
-        found, free = gradient(net, _constant(x), y, cost, self.energy, self.relaxation, self.estimator, noise)
+        found, settled = gradient(net, _constant(x), y, cost, self.energy, self.relaxation, self.estimator, noise)
         for part in sections(net):
             w, b = found[part.name]
             with torch.enable_grad():
@@ -86,7 +99,8 @@ class EquilibriumPropagation(Rule):
             weight.backward(w)  # type: ignore[no-untyped-call]  # torch has no types for it
             if part.layer.bias is not None:
                 part.layer.bias.backward(b)  # type: ignore[no-untyped-call]  # torch has no types for it
-        return cost(free[-1], y).mean(), free[-1][None]
+        out = settled.activities[-1]
+        return cost(out, y).mean(), out[None]
 
     def predict(self, net: Network, x: Tensor, forward: Forward | None = None) -> Tensor:
         return free_state(net, _constant(x), self.energy, self.relaxation)[-1][None]

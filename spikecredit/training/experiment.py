@@ -8,7 +8,7 @@ from spikecredit.architectures import ARCHITECTURES, MLP, Architecture, DANNArch
 from spikecredit.constraints import CONSTRAINTS, Constraint, Dale, FrozenSigns, Unconstrained
 from spikecredit.data import AUGMENTATIONS, DATA, ENCODERS, Augmentation, DataSource, Digits, Encoder, ImageData
 from spikecredit.data.encode import Constant
-from spikecredit.equilibrium import ESTIMATORS, Estimator
+from spikecredit.equilibrium import ENERGIES, ESTIMATORS, RELAXATIONS, Energy, Estimator, Relaxation
 from spikecredit.losses import LOSSES, Loss, MeanPotential
 from spikecredit.network import Network
 from spikecredit.neurons import LIF, NEURONS, SURROGATES, LeakyReadout, Neuron, Surrogate
@@ -40,6 +40,8 @@ KINDS: dict[str, tuple[type, dict[str, type]]] = {
     "losses": (Loss, LOSSES),
     "rules": (Rule, RULES),
     "estimators": (Estimator, ESTIMATORS),
+    "energies": (Energy, ENERGIES),
+    "relaxations": (Relaxation, RELAXATIONS),
     "optimizers": (Optimizer, OPTIMIZERS),
     "schedules": (Schedule, SCHEDULES),
 }

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import spikecredit as sc
-from spikecredit.equilibrium import Hopfield, Relaxation, SquaredError, free_state, gradient, sections
+from spikecredit.equilibrium import Hopfield, SquaredError, Sweeps, free_state, gradient, sections
 
 SIZES = (20, 30, 20, 10)
 LONG = {"free": 600, "nudged": 300}
@@ -45,7 +45,7 @@ def flat(tensors):
 
 def true_gradient(net, x, y, cost=SquaredError(), gain=1.0, sweeps=300):
     """dC/dW through `sweeps` Jacobi sweeps at the fixed point, written out with torch's own layers."""
-    state = free_state(net, x, Hopfield(gain), Relaxation(free=600, order="jacobi"))
+    state = free_state(net, x, Hopfield(gain), Sweeps(free=600, order="jacobi"))
     parts = sections(net)
     for _ in range(sweeps):
         around, new = [x, *state], []
@@ -76,7 +76,7 @@ def _down(part, above, below):
 
 
 def estimate(net, x, y, estimator, order="checkerboard", gain=1.0, cost=SquaredError(), **sweeps):
-    relaxation = Relaxation(order=order, **(LONG | sweeps))
+    relaxation = Sweeps(order=order, **(LONG | sweeps))
     found, _ = gradient(net, x, y, cost, Hopfield(gain), relaxation, estimator)
     return flat([tensor for pair in found.values() for tensor in pair])
 

@@ -13,13 +13,14 @@ from spikecredit.equilibrium import (
     CrossEntropy,
     Holomorphic,
     Hopfield,
+    Nudge,
     OneSided,
     Phase,
     RandomSign,
-    Relaxation,
     SquaredError,
+    Sweeps,
+    free_state,
     gradient,
-    relax,
     sections,
 )
 
@@ -63,7 +64,7 @@ def test_a_random_sign_is_one_side_or_the_other_and_its_mean_is_centred():
     sides = {}
     for seed in range(20):
         found, _ = gradient(
-            net, x, y, SquaredError(), relaxation=Relaxation(600, 300), estimator=RandomSign(0.1),
+            net, x, y, SquaredError(), relaxation=Sweeps(600, 300), estimator=RandomSign(0.1),
             random=torch.Generator().manual_seed(seed),
         )  # fmt: skip
         found = flat([t for pair in found.values() for t in pair])
@@ -92,15 +93,15 @@ def test_holomorphic_estimates_of_convolutions():
 
 def test_a_nudge_outside_the_activation_is_no_gradient(monkeypatch):
     """The regression guard: s = sigma(Ws) - beta dC/ds keeps a large error at any beta."""
-    inside = Phase.target
+    inside = Hopfield.target
 
-    def outside(self, index, state, force):
-        target = inside(self, index, state, None)
+    def outside(self, phase, index, state, force=None):
+        target = inside(self, phase, index, state, None)
         return target if force is None else target + force
 
     net, (x, y) = dense(), batch()
     wanted = true_gradient(net, x, y)
-    monkeypatch.setattr(Phase, "target", outside)
+    monkeypatch.setattr(Hopfield, "target", outside)
     assert relative(estimate(net, x, y, Centred(1e-3)), wanted) > 0.1
 
 
@@ -141,10 +142,9 @@ def test_a_vector_field_estimates_the_forward_gradient_and_loses_it_with_the_ang
 
 @pytest.mark.parametrize("order", ["checkerboard", "jacobi", "euler"])
 def test_the_state_settles_where_b_and_not_w_sends_it(order):
-    net, (x, y) = turned(dense(pathway=sc.FeedbackAlignment()), 60), batch()
+    net, (x, _) = turned(dense(pathway=sc.FeedbackAlignment()), 60), batch()
     low, middle, high = (layer for layer in net.layers if isinstance(layer, sc.Linear))
-    _, free = gradient(net, x, y, SquaredError(), Hopfield(0.8), Relaxation(600, 1, order))
-    one, two, three = free
+    one, two, three = free_state(net, x, Hopfield(0.8), Sweeps(600, 1, order))
     wanted = [
         one - torch.sigmoid(4 * (F.linear(x, low.weight, low.bias) + 0.8 * two @ middle.feedback_weight) - 2),
         two - torch.sigmoid(4 * (F.linear(one, middle.weight, middle.bias) + 0.8 * three @ high.feedback_weight) - 2),
@@ -157,12 +157,13 @@ def test_both_directions_of_the_directed_rule_add_up_to_the_tied_gradient():
     """d/dW of s_l^T W s_{l-1} in both ends: pre^0 (post+ - post-) + (pre+ - pre-) post^0, each over 2 beta."""
     net, (x, y) = dense(), batch()
     beta = 1e-3
-    relaxation = Relaxation(600, 300)
+    relaxation = Sweeps(600, 300)
     with torch.no_grad():
-        phase = Phase.of(sections(net), 1.0, x)
-        free = relax(phase, relaxation, 600, phase.rest())
+        phase = Phase.of(sections(net), x)
+        free = relaxation.settle(Hopfield(), phase)
         column = torch.full((len(x), 1), beta, dtype=torch.float64)
-        high, low = (relax(phase, relaxation, 300, free, SquaredError(), sign * column, y) for sign in (1, -1))
+        nudges = [Nudge(SquaredError(), y, sign * column) for sign in (1, -1)]
+        high, low = (relaxation.run(Hopfield(), phase, 300, free, nudge) for nudge in nudges)
     around = [[x, *state] for state in (free, high, low)]
     forward = [(around[1][i + 1] - around[2][i + 1]).T @ around[0][i] for i in range(3)]
     reverse = [around[0][i + 1].T @ (around[1][i] - around[2][i]) for i in range(3)]
@@ -195,8 +196,8 @@ def test_the_weights_of_an_estimator_are_a_derivative():
     """sum c = 0 and sum c beta = 1: exact for what is constant or linear in beta."""
     for estimator in (OneSided(0.3), RandomSign(0.3), Centred(0.2), Holomorphic(0.4, 2), Holomorphic(0.4, 7)):
         nodes = estimator.nodes(torch.Generator().manual_seed(0))
-        assert abs(sum(c for _, c in nodes)) < 1e-12
-        assert abs(sum(c * beta for beta, c in nodes) - 1) < 1e-12
+        assert abs(sum(node.weight for node in nodes)) < 1e-12
+        assert abs(sum(node.weight * node.beta for node in nodes) - 1) < 1e-12
 
 
 def test_the_batch_is_left_alone_and_no_graph_is_kept():
@@ -204,7 +205,8 @@ def test_the_batch_is_left_alone_and_no_graph_is_kept():
     before = [p.clone() for p in net.parameters()]
     found, state = gradient(net, x, y, SquaredError())
     assert all(map(torch.equal, before, net.parameters()))
-    assert not any(t.requires_grad for pair in found.values() for t in pair) and not state[0].requires_grad
+    assert not any(t.requires_grad for pair in found.values() for t in pair)
+    assert not any(t.requires_grad for t in state.activities)
     assert list(found) == [f"layers.{2 * i}" for i in range(len(SIZES) - 1)]
     assert all(p.grad is None for p in net.parameters())
 

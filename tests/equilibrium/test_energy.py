@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from relaxing import batch, convolutional, dense, flat, relative
+from torch.nn import functional as F
 
 import spikecredit as sc
-from spikecredit.equilibrium import Hopfield, Phase, Relaxation, free_state, relax, sections
+from spikecredit.equilibrium import Hopfield, Phase, Potential, Predictive, Sweeps, free_state, sections
 
 UNITS = [sc.Logistic, sc.Tanh, sc.HardSigmoid, sc.ReLU]
 CASES = {
@@ -22,7 +23,7 @@ CASES = {
 
 def interior(net, x, seed=2):
     """A state inside the range of every unit, but no fixed point."""
-    phase = Phase.of(sections(net), 1.0, x)
+    phase = Phase.of(sections(net), x)
     g = torch.Generator().manual_seed(seed)
     return [0.05 + 0.9 * torch.rand(s.shape, generator=g, dtype=torch.float64) for s in phase.rest()]
 
@@ -38,8 +39,8 @@ def test_currents_and_local_products_are_the_derivatives_of_the_energy(case, gai
     parts = sections(net)
     parameters = [p for part in parts for p in (part.layer.weight, part.layer.bias)]
     with torch.no_grad():
-        phase = Phase.of(parts, gain, x)
-        targets = [phase.target(i, [s.detach() for s in state], None) for i in range(len(parts))]
+        phase = Phase.of(parts, x)
+        targets = [Hopfield(gain).target(phase, i, [s.detach() for s in state]) for i in range(len(parts))]
     # The energy by torch's own layers, differentiable in weights too.
     total, below = 0.0, x
     for i, (part, s) in enumerate(zip(parts, state, strict=True)):
@@ -57,6 +58,60 @@ def test_currents_and_local_products_are_the_derivatives_of_the_energy(case, gai
         found = part.hebb(s.detach(), below, part.up(below)[1])
         for got, wanted in zip(found, slopes[len(state) + 2 * i :], strict=False):
             assert relative(got, -wanted / gain**i) < 1e-12
+
+
+def potential(parts, x, state, gain):
+    """|s|^2 / 2 - rho(s) . P(W rho(s_below) + b), and the sum over layers with powers of the gain."""
+    total, below = 0.0, x
+    for i, (part, s) in enumerate(zip(parts, state, strict=True)):
+        rho = s if part.unit is None else part.unit(s[None])[0]
+        total = total + gain**i * (s.square() / 2 - rho * pooled(part, below)).sum()
+        below = rho
+    return total
+
+
+def predictive(parts, x, state, gain):
+    """|s - sigma(P(W s_below + b))|^2 / 2."""
+    total, below = 0.0, x
+    for part, s in zip(parts, state, strict=True):
+        y = pooled(part, below)
+        total = total + (s - (y if part.unit is None else part.unit(y[None])[0])).square().sum() / 2
+        below = s
+    return total
+
+
+def pooled(part, below):
+    """P(W s + b) by torch's own operations, whose backward pass is no pathway's."""
+    layer = part.layer
+    if isinstance(layer, sc.Linear):
+        return F.linear(below.flatten(1), layer.weight, layer.bias)
+    y = F.conv2d(below, layer.weight, layer.bias, layer.stride, layer.padding)
+    return y if part.pool is None else part.pool(y)
+
+
+@pytest.mark.parametrize("unit", [sc.Logistic, sc.Tanh, sc.ReLU])
+@pytest.mark.parametrize(
+    ("energy", "written"), [(Potential(), potential), (Potential(0.3), potential), (Predictive(), predictive)]
+)
+@pytest.mark.parametrize("case", CASES)
+def test_flows_and_local_products_are_the_derivatives_of_the_energy(case, energy, written, unit):
+    """target - s = -gain^(1-l) dE/ds_l, and the products of `ends` are -gain^(1-l) dE/dW."""
+    make, shape = CASES[case]
+    net = make(unit)
+    x, _ = batch(shape, 5)
+    state = [s.requires_grad_() for s in interior(net, x)]
+    parts = sections(net)
+    total = written(parts, x, state, energy.gain)
+    assert float(energy.value(net, x, state).sum() - total.detach()) == pytest.approx(0, abs=1e-10)
+    slopes = torch.autograd.grad(total, [*state, *(p for part in parts for p in (part.layer.weight, part.layer.bias))])
+    with torch.no_grad():
+        phase, at = Phase.of(parts, x), [s.detach() for s in state]
+        for i, (part, s) in enumerate(zip(parts, at, strict=True)):
+            assert relative(energy.target(phase, i, at) - s, -slopes[i] / energy.gain**i) < 1e-12
+            post, pre = energy.ends(phase, i, at)
+            found = part.hebb(post, pre, part.up(pre)[1])
+            for got, wanted in zip(found, slopes[len(at) + 2 * i :], strict=False):
+                assert relative(got, -wanted / energy.gain**i) < 1e-12
 
 
 # Not Tanh with a maximum: -s max(.) bounds its linearisation, from which a block descends, only where s >= 0.
@@ -80,12 +135,12 @@ def test_the_energy_never_rises(case, order, epsilon, unit):
                 part.layer.weight.mul_(0.5)
     with torch.no_grad():
         parts = sections(net)
-        phase = Phase.of(parts, 1.0, x)
+        phase = Phase.of(parts, x)
         state = interior(net, x)
         before = Hopfield().value(net, x, state)
         first = before
         for _ in range(30):
-            state = relax(phase, Relaxation(order=order, epsilon=epsilon), 1, state)
+            state = Sweeps(order=order, epsilon=epsilon).run(Hopfield(), phase, 1, state)
             after = Hopfield().value(net, x, state)
             assert float((after - before).max()) <= 1e-12
             before = after
@@ -101,7 +156,7 @@ def test_all_orders_find_one_fixed_point(case):
         for part in sections(net)[1:]:
             part.layer.weight.mul_(0.5)  # one fixed point only
     found = [
-        flat(free_state(net, x, relaxation=Relaxation(free=500, order=order)))
+        flat(free_state(net, x, relaxation=Sweeps(free=500, order=order)))
         for order in ("checkerboard", "jacobi", "euler")
     ]
     assert float(((found[0] > 0) & (found[0] < 1)).double().mean()) > 0.02  # not all at the ends
@@ -111,14 +166,13 @@ def test_all_orders_find_one_fixed_point(case):
 
 def test_checkerboard_takes_half_the_sweeps_of_jacobi():
     net, (x, _) = dense(gain=1.0), batch()
-    settled = flat(free_state(net, x, relaxation=Relaxation(free=800)))
+    settled = flat(free_state(net, x, relaxation=Sweeps(free=800)))
 
     def sweeps(order):
         return next(
             n
             for n in range(1, 200)
-            if float((flat(free_state(net, x, relaxation=Relaxation(free=n, order=order))) - settled).abs().max())
-            < 1e-6
+            if float((flat(free_state(net, x, relaxation=Sweeps(free=n, order=order))) - settled).abs().max()) < 1e-6
         )
 
     assert sweeps("checkerboard") <= 0.6 * sweeps("jacobi")
@@ -126,43 +180,43 @@ def test_checkerboard_takes_half_the_sweeps_of_jacobi():
 
 def test_a_tolerance_stops_a_settled_phase_and_only_that():
     net, (x, _) = dense(), batch()
-    whole = flat(free_state(net, x, relaxation=Relaxation(free=400)))
-    phase = Phase.of(sections(net), 1.0, x)
+    whole = flat(free_state(net, x, relaxation=Sweeps(free=400)))
+    phase = Phase.of(sections(net), x)
     count = 0
-    inner = phase.target
 
-    def counted(*arguments):
-        nonlocal count
-        count += 1
-        return inner(*arguments)
+    class Counting(Hopfield):
+        def target(self, *arguments):
+            nonlocal count
+            count += 1
+            return super().target(*arguments)
 
-    phase.target = counted
+    energy = Counting()
     with torch.no_grad():
-        found = flat(relax(phase, Relaxation(tolerance=1e-8), 400, phase.rest()))
+        found = flat(Sweeps(tolerance=1e-8).run(energy, phase, 400, phase.rest()))
     assert count < 3 * 100 and float((found - whole).abs().max()) < 1e-7
     count = 0
     with torch.no_grad():
-        relax(phase, Relaxation(), 100, phase.rest())
+        Sweeps().run(energy, phase, 100, phase.rest())
     assert count == 300
 
 
 @given(st.integers(0, 2**31), st.sampled_from(["checkerboard", "jacobi", "euler"]))
 def test_relaxing_leaves_the_state_it_starts_from_and_goes_on_where_it_stopped(seed, order):
     net, (x, _) = dense(seed=seed % 100), batch(n=3)
-    relaxation = Relaxation(free=12, order=order)
+    relaxation = Sweeps(free=12, order=order)
     once = free_state(net, x, relaxation=relaxation)
     kept = [s.clone() for s in once]
     twice = free_state(net, x, relaxation=relaxation, state=once)
     assert all(map(torch.equal, once, kept))
-    whole = free_state(net, x, relaxation=Relaxation(free=24, order=order))
+    whole = free_state(net, x, relaxation=Sweeps(free=24, order=order))
     torch.testing.assert_close(flat(twice), flat(whole), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ((sc.Linear(3, 3), sc.Linear(3, 3)), "no rate unit between them"),
-        ((sc.Linear(3, 3), sc.LIF()), "LIF, has no place"),
+        ((sc.Linear(3, 3), sc.Linear(3, 3)), "no units between them"),
+        ((sc.Linear(3, 3), sc.LeakyReadout()), "LeakyReadout, has no place"),
         ((sc.Linear(3, 3), sc.HardSigmoid(), sc.BatchNorm1d(3)), "BatchNorm1d, has no place"),
         ((sc.Flatten(),), "needs a synapse layer"),
         ((sc.Linear(3, 3), sc.AvgPool2d(2)), "pooling follows a convolution"),
@@ -187,7 +241,7 @@ def test_a_vector_field_has_no_energy():
 )
 def test_bad_relaxations_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Relaxation(**wrong)
+        Sweeps(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("inf"), float("nan")])

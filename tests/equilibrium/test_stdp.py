@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relaxing import batch, dense, flat
 
-from spikecredit.equilibrium import OneSided, Phase, Relaxation, SquaredError, gradient, relax, sections
+from spikecredit.equilibrium import Hopfield, Nudge, OneSided, Phase, SquaredError, Sweeps, gradient, sections
 from spikecredit.equilibrium.stdp import PairSTDP, directed_change, emergent_window
 
 
@@ -102,13 +102,14 @@ def test_stationary_independent_trains_do_not_drift():
 
 def test_along_a_nudged_phase_it_is_the_contrast_of_equilibrium_propagation():
     net, (x, y) = dense(), batch()
-    relaxation, beta = Relaxation(600, 20), 0.1
-    found, free = gradient(net, x, y, SquaredError(), relaxation=relaxation, estimator=OneSided(beta))
-    phase = Phase.of(sections(net), 1.0, x)
-    states, strength = [free], torch.full((len(x), 1), beta, dtype=torch.float64)
+    relaxation, beta = Sweeps(600, 20), 0.1
+    found, settled = gradient(net, x, y, SquaredError(), relaxation=relaxation, estimator=OneSided(beta))
+    phase = Phase.of(sections(net), x)
+    nudge = Nudge(SquaredError(), y, torch.full((len(x), 1), beta, dtype=torch.float64))
+    states = [settled.state]
     with torch.no_grad():
         for _ in range(20):
-            states.append(relax(phase, relaxation, 1, states[-1], SquaredError(), strength, y))
+            states.append(relaxation.run(Hopfield(), phase, 1, states[-1], nudge))
     layers = [torch.stack([x] * 21), *(torch.stack(layer) for layer in zip(*states, strict=True))]
     changes = []
     for pre, post in itertools.pairwise(layers):
