@@ -539,7 +539,7 @@ def test_evaluate_refuses_an_empty_split(quick: Path, monkeypatch: pytest.Monkey
 
 WORDS = (
     "architectures", "neurons", "surrogates", "pathways", "errors", "constraints", "data", "encoders", "augmentations",
-    "optimizers", "schedules", "losses", "rules", "estimators",
+    "optimizers", "schedules", "losses", "rules", "estimators", "energies", "relaxations",
 )  # fmt: skip
 
 
