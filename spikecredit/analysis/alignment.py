@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -59,6 +59,25 @@ def angle(a: Tensor, b: Tensor) -> float:
         return math.nan
     a, b = a / norm_a, b / norm_b
     return math.degrees(2 * math.atan2(float((a - b).norm()), float((a + b).norm())))
+
+
+def of_rule(layers: dict[str, LayerAlignment], errors: dict[str, tuple[Tensor, Tensor]]) -> dict[str, LayerAlignment]:
+    """The alignment of a network whose errors, (delivered, true) by layer, are those of a rule and not of a backward
+    pass; NaN where they, and with them B, have no part in it."""
+    found = {}
+    for name, layer in layers.items():
+        if name in errors:
+            ours, theirs = errors[name]
+            found[name] = replace(
+                layer,
+                error_angle=angle(ours, theirs),
+                error_norm=float(ours.norm()),
+                true_error_norm=float(theirs.norm()),
+            )
+        else:
+            nan = math.nan
+            found[name] = LayerAlignment(nan, nan, layer.true_error_norm, nan, layer.weight_norm, nan, nan)
+    return found
 
 
 def mean_potential_loss(out: Tensor, labels: Tensor) -> Tensor:

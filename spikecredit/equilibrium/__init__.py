@@ -1,5 +1,6 @@
 """Equilibrium networks: an energy made of a network's own layers, its relaxation, and gradients by contrast."""
 
+from spikecredit.equilibrium.continual import continual_gradient
 from spikecredit.equilibrium.contrast import (
     ESTIMATORS,
     Centred,
@@ -17,6 +18,7 @@ from spikecredit.equilibrium.contrast import (
 )
 from spikecredit.equilibrium.cost import COSTS, Cost, CrossEntropy, SquaredError
 from spikecredit.equilibrium.energy import ENERGIES, Energy, Hopfield, Potential, Predictive
+from spikecredit.equilibrium.errors import backpropagated_errors, delivered_errors, early_inference, true_errors
 from spikecredit.equilibrium.relax import Nudge, Relaxation, Sweeps, residual
 from spikecredit.equilibrium.sections import Phase, Section, State, sections
 from spikecredit.equilibrium.spiking import SigmaDelta, Spikes
@@ -54,11 +56,16 @@ __all__ = [
     "SquaredError",
     "State",
     "Sweeps",
+    "backpropagated_errors",
+    "continual_gradient",
+    "delivered_errors",
     "directed_change",
+    "early_inference",
     "emergent_window",
     "free_state",
     "gradient",
     "residual",
     "sections",
     "settle",
+    "true_errors",
 ]

@@ -181,11 +181,11 @@ class Settled:
         count, x = len(nodes), self.phase.x
         phase = self.phase if dtype == x.dtype else Phase.of(self.phase.parts, x.to(dtype))
         labels = y.repeat(count)
-        beta = _column([node.beta for node in nodes], len(x), dtype, x)
+        beta = column([node.beta for node in nodes], len(x), dtype, x)
         held = None
         if nodes[0].held:
             out = repeat(self.activities[-1], count)
-            held = torch.lerp(out, one_hot(labels, out), _column([n.held for n in nodes], len(x), dtype, x))
+            held = torch.lerp(out, one_hot(labels, out), column([n.held for n in nodes], len(x), dtype, x))
         return phase.copies(count), self.relaxation.repeat(self.state, count, dtype), Nudge(cost, labels, beta, held)
 
 
@@ -249,6 +249,17 @@ def gradient(
     if estimator.holomorphic:
         _check_holomorphic(sections(net), relaxation)
     settled = settle(net, x, energy, relaxation, state)
+    phase, states, weights = nudged_states(settled, y, cost, estimator, random)
+    return _contrast(settled, phase, states, weights), settled
+
+
+@torch.no_grad()
+def nudged_states(
+    settled: Settled, y: Tensor, cost: Cost, estimator: Estimator, random: torch.Generator | None = None
+) -> tuple[Phase, State, Tensor]:
+    """What the synapses see at all nodes of the estimator, one node after the other in the batch: its phase, the
+    activities, and the weight c_k of each sample, (nodes B, 1)."""
+    energy, relaxation, x = settled.energy, settled.relaxation, settled.phase.x
     nodes = estimator.nodes(random)
     moved = [node for node in nodes if node.moves]
     dtype = x.dtype
@@ -256,12 +267,12 @@ def gradient(
         dtype = torch.complex128 if x.dtype == torch.float64 else torch.complex64
     phase, start, nudge = settled.nudged(moved, y, cost, dtype)
     states = relaxation.activities(relaxation.run(energy, phase, relaxation.nudged, start, nudge))
-    weights, free = [node.weight for node in moved], settled.activities
+    weights = [node.weight for node in moved]
     rest = [node.weight for node in nodes if not node.moves]
     if rest:
-        states = [torch.cat(pair) for pair in zip(states, free, strict=True)]
+        states = [torch.cat(pair) for pair in zip(states, settled.activities, strict=True)]
         weights, phase = weights + rest, settled.phase.copies(len(nodes))
-    return _contrast(settled, phase, states, _column(weights, len(x), dtype, x)), settled
+    return phase, states, column(weights, len(x), dtype, x)
 
 
 def _contrast(settled: Settled, phase: Phase, states: State, weights: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -270,9 +281,8 @@ def _contrast(settled: Settled, phase: Phase, states: State, weights: Tensor) ->
     batch, directed = len(x), is_directed(parts)
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for index, part in enumerate(parts):
-        factor = -1.0 / batch if directed else -(energy.gain ** (index + 1 - len(parts))) / batch
         post, pre = energy.ends(phase, index, states)
-        post = post * (factor * weights).view(-1, *[1] * (post.ndim - 1))
+        post = post * (factor(energy, index, parts, batch) * weights).view(-1, *[1] * (post.ndim - 1))
         if index == 0 or directed:  # the same presynaptic activity at every node: their posts add up first
             post = post.view(-1, batch, *post.shape[1:]).sum(0)
             pre = (x if index == 0 else energy.ends(settled.phase, index, settled.activities)[1]).to(post.dtype)
@@ -281,12 +291,17 @@ def _contrast(settled: Settled, phase: Phase, states: State, weights: Tensor) ->
     return found
 
 
+def factor(energy: Energy, index: int, parts: Sequence[Section], batch: int) -> float:
+    """What turns the sum of c_k times products into dC/dW, C a mean over the batch: -gain^(l-L), -1 if directed."""
+    return -1.0 / batch if is_directed(parts) else -(energy.gain ** (index + 1 - len(parts))) / batch
+
+
 def is_directed(parts: Sequence[Section]) -> bool:
     """Whether some B is not W: then each direction of a synapse learns by itself."""
     return any(not part.layer.pathway.transports_weights for part in parts[1:])
 
 
-def _column(values: Sequence[complex], batch: int, dtype: torch.dtype, like: Tensor) -> Tensor:
+def column(values: Sequence[complex], batch: int, dtype: torch.dtype, like: Tensor) -> Tensor:
     """Each value for every sample of its copy of the batch, (len(values) B, 1)."""
     kept = values if dtype.is_complex else [value.real for value in values]
     return torch.tensor(kept, dtype=dtype, device=like.device).repeat_interleave(batch)[:, None]

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from spikecredit.constraints import Unconstrained
 from spikecredit.equilibrium import (
     Centred,
     Energy,
@@ -13,9 +14,13 @@ from spikecredit.equilibrium import (
     Hopfield,
     Relaxation,
     Sweeps,
+    continual_gradient,
+    delivered_errors,
     free_state,
     gradient,
     sections,
+    settle,
+    true_errors,
 )
 from spikecredit.equilibrium.cost import Cost, CrossEntropy, SquaredError
 from spikecredit.losses import Loss, MeanPotential
@@ -45,6 +50,8 @@ class EquilibriumPropagation(Rule):
         estimator: centred, one_sided, random_sign, holomorphic, contrastive_hebbian or coupled.
         energy: down which the network relaxes: hopfield, potential or predictive.
         relaxation: how it does: sweeps (rates), sigma_delta or spikes; and how long the phases are.
+        continual: the rate at which weights already move within a nudged phase (C-EP, `continual_gradient`); give sgd
+            the same lr. null: they wait for its end.
     Raises:
         ValueError: by `check`: layers that have no place in an energy (`equilibrium.sections`), Dale's law on symmetric
             weights, pathways that do not lead from a layer to the one before it by a matrix; by `gradients`: an input
@@ -55,9 +62,19 @@ class EquilibriumPropagation(Rule):
     estimator: Estimator = Centred()
     energy: Energy = Hopfield()
     relaxation: Relaxation = Sweeps()
+    continual: float | None = None
 
     delivers_errors: ClassVar[bool] = False
     random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.continual is not None and not self.continual > 0:
+            raise ValueError(f"continual is a rate, positive, or null for weights that wait; got {self.continual!r}")
+        if self.continual is not None and self.estimator.holomorphic:
+            raise ValueError(
+                f"weights that move within a phase are real, and {self.estimator} nudges by complex numbers: write "
+                "estimator: centred, or continual: null"
+            )
 
     @property
     def intervenes(self) -> bool:
@@ -66,6 +83,11 @@ class EquilibriumPropagation(Rule):
     def check(self, net: Network) -> None:
         parts = sections(net)
         self.relaxation.check(parts, self.energy)
+        if self.continual is not None and any(not isinstance(p.layer.constraint, Unconstrained) for p in parts):
+            raise ValueError(
+                "weights that move within a phase would leave their constraint until the optimiser's step: write "
+                "continual: null, or constraint: none"
+            )
         for part in parts[1:]:
             pathway = part.layer.pathway
             if type(pathway) not in PATHWAYS or not isinstance(pathway.error, Graded):
@@ -91,7 +113,11 @@ class EquilibriumPropagation(Rule):
     ) -> tuple[Tensor, Tensor]:
         self.check(net)
         cost = cost_of(loss)
-        found, settled = gradient(net, _constant(x), y, cost, self.energy, self.relaxation, self.estimator, noise)
+        if self.continual is None:
+            found, settled = gradient(net, _constant(x), y, cost, self.energy, self.relaxation, self.estimator, noise)
+        else:
+            settled = settle(net, _constant(x), self.energy, self.relaxation)
+            found = continual_gradient(net, settled, y, cost, self.continual, self.estimator, noise)
         for part in sections(net):
             w, b = found[part.name]
             with torch.enable_grad():
@@ -101,6 +127,18 @@ class EquilibriumPropagation(Rule):
                 part.layer.bias.backward(b)  # type: ignore[no-untyped-call]  # torch has no types for it
         out = settled.activities[-1]
         return cost(out, y).mean(), out[None]
+
+    def errors(self, net: Network, x: Tensor, y: Tensor, loss: LossFunction) -> dict[str, tuple[Tensor, Tensor]]:
+        """-sum_k c_k s_l^k, by which the synapses of layer l move, and dC/da_l through the fixed point; empty where
+        that has no derivative or is not found. With a random sign or random samples, those of one draw."""
+        cost = cost_of(loss)
+        settled = settle(net, _constant(x), self.energy, self.relaxation)
+        wanted = true_errors(settled, y, cost)
+        if wanted is None:
+            return {}
+        found = delivered_errors(settled, y, cost, self.estimator, torch.Generator(x.device).manual_seed(0))
+        names = [part.name for part in sections(net)]
+        return {name: (a / len(y), b / len(y)) for name, a, b in zip(names, found, wanted, strict=True)}
 
     def predict(self, net: Network, x: Tensor, forward: Forward | None = None) -> Tensor:
         return free_state(net, _constant(x), self.energy, self.relaxation)[-1][None]

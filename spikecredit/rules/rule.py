@@ -42,6 +42,13 @@ class Rule(ABC):
         """The network's output (T, B, *out) on x (T, B, *in), as evaluation sees it: a forward pass, for most rules."""
         return net(x) if forward is None else forward(x)
 
+    def errors(self, net: Network, x: Tensor, y: Tensor, loss: LossFunction) -> dict[str, tuple[Tensor, Tensor]]:
+        """The error that reaches each synapse layer, and the true one, dL/da of its current, by name of the layer.
+
+        For rules whose errors do not travel along a backward pass; empty where there is none to look at.
+        """
+        return {}
+
     @abstractmethod
     def gradients(
         self,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from spikecredit.analysis.activity import activity, first_non_finite, spikes_per_neuron, warn_of_extremes
-from spikecredit.analysis.alignment import LayerAlignment, alignment
+from spikecredit.analysis.alignment import LayerAlignment, alignment, of_rule
 from spikecredit.analysis.spectrum import spectrum
 from spikecredit.data import Batches, ImageData, Split
 from spikecredit.data.encode import on_off
@@ -186,7 +186,7 @@ class Trainer:
         the spectrum of the weights.
 
         In training mode, in which errors are delivered; both work on copies, so nothing of the run changes. Where the
-        rule delivers none, what would describe them is NaN.
+        rule delivers none along the pathway, they are `Rule.errors`, or NaN.
         """
         count = self.experiment.training.measure
         if not count:
@@ -197,11 +197,7 @@ class Trainer:
         firing = activity(self.net, x)
         warn_of_extremes(firing, self.warned)
         if not self.experiment.rule.delivers_errors:
-            nan = math.nan
-            layers = {
-                name: LayerAlignment(nan, nan, layer.true_error_norm, nan, layer.weight_norm, nan, nan)
-                for name, layer in layers.items()
-            }
+            layers = of_rule(layers, self.experiment.rule.errors(self.net, x, y, self.experiment.loss))
         return {
             "layers": {name: _recorded(layer) for name, layer in layers.items()},
             "activity": {name: asdict(layer) for name, layer in firing.items()},

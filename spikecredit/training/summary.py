@@ -9,7 +9,7 @@ from spikecredit.analysis import report
 from spikecredit.analysis.activity import record
 from spikecredit.analysis.report import RunRecord
 from spikecredit.constraints import Dale, FrozenSigns
-from spikecredit.rules import BPTT
+from spikecredit.rules import BPTT, EquilibriumPropagation
 from spikecredit.training.experiment import Experiment
 from spikecredit.training.loop import Trainer
 
@@ -79,7 +79,12 @@ def notes(experiment: Experiment, validated: bool) -> list[str]:
             "first delivered taken off the hidden neurons' currents, and learned from then; training losses and "
             "accuracies are those of the second presentation."
         )
-    if not rule.delivers_errors:
+    if isinstance(rule, EquilibriumPropagation):
+        lines.append(
+            f"{rule}: the error of a layer is how the nudge changes its activity, and the true one is found by "
+            "implicit differentiation of the free state."
+        )
+    elif not rule.delivers_errors:
         lines.append(f"{rule}: no error travels between neurons, so none has an angle to the true one.")
     if not experiment.pathway.transports_weights:
         leak = " along its own leak"

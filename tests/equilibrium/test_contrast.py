@@ -10,19 +10,24 @@ from torch.nn import functional as F
 import spikecredit as sc
 from spikecredit.equilibrium import (
     Centred,
+    ContrastiveHebbian,
+    Coupled,
     CrossEntropy,
     Holomorphic,
     Hopfield,
     Nudge,
     OneSided,
     Phase,
+    Predictive,
     RandomSign,
     SquaredError,
     Sweeps,
     free_state,
     gradient,
     sections,
+    settle,
 )
+from spikecredit.equilibrium.contrast import nudged_states
 
 SMOOTH = [sc.Logistic, sc.Tanh]
 
@@ -177,6 +182,59 @@ def test_both_directions_of_the_directed_rule_add_up_to_the_tied_gradient():
     assert relative(flat([w for w, _ in directed.values()]), flat([-f / (2 * beta * len(x)) for f in forward])) < 1e-12
 
 
+def forward_gradient(net, x, y):
+    """Backpropagation through the network as a feed-forward one, written out."""
+    below, parts = x, sections(net)
+    for part in parts:
+        current = F.linear(below.flatten(1), part.layer.weight, part.layer.bias)
+        below = current if part.unit is None else part.unit(current[None])[0]
+    weights = [w for part in parts for w in (part.layer.weight, part.layer.bias)]
+    return flat(torch.autograd.grad(SquaredError()(below, y).mean(), weights))
+
+
+def predictive(net, x, y, estimator):
+    relaxation = Sweeps(1, 3000, "euler", 0.2)
+    found, settled = gradient(net, x, y, SquaredError(), Predictive(), relaxation, estimator)
+    torch.testing.assert_close(settled.activities[-1], net(x[None])[0].detach(), rtol=1e-12, atol=1e-12)
+    return flat([t for pair in found.values() for t in pair])
+
+
+@pytest.mark.parametrize("unit", SMOOTH)
+def test_predictive_coding_is_backpropagation_for_a_small_nudge(unit):
+    net, (x, y) = dense(unit, last=False), batch()
+    wanted = forward_gradient(net, x, y)
+    errors = {e: relative(predictive(net, x, y, e), wanted) for e in (Centred(0.1), Centred(1e-3), OneSided(1e-3))}
+    assert errors[Centred(1e-3)] < 1e-4 < errors[OneSided(1e-3)] < 1e-2 < errors[Centred(0.1)]
+    clamped = predictive(net, x, y, ContrastiveHebbian())
+    assert 0.5 < float(torch.cosine_similarity(clamped, wanted, dim=0)) < 0.99  # held at the target: no gradient
+
+
+def test_contrastive_hebbian_learning_with_weak_feedback_is_backpropagation():
+    """Xie & Seung 2003: the output held at its target, factors gamma^(l-L), linear output."""
+    net, (x, y) = dense(last=False), batch()
+    wanted = forward_gradient(net, x, y)
+    errors = [relative(estimate(net, x, y, ContrastiveHebbian(), gain=g), wanted) for g in (0.3, 0.1, 0.01, 0.001)]
+    assert errors == sorted(errors, reverse=True) and errors[2] < 1e-2 < errors[1] and errors[3] < 1e-3
+    cosine = torch.cosine_similarity(estimate(net, x, y, ContrastiveHebbian()), wanted, dim=0)
+    assert float(cosine) < 0.9  # symmetric: no gradient of this
+
+
+def test_coupled_learning_holds_the_output_a_part_of_the_way():
+    """eta = 1 is contrastive Hebbian; with a linear output and a small gain, eta -> 0 is the gradient too."""
+    net, (x, y) = dense(last=False), batch()
+    whole, held = (estimate(net, x, y, e) for e in (Coupled(1.0), ContrastiveHebbian()))
+    assert relative(whole, held) < 1e-12
+    assert relative(estimate(net, x, y, Coupled(0.01), gain=1e-3), forward_gradient(net, x, y)) < 1e-3
+    estimator, relaxation = Coupled(0.3), Sweeps(300, 300)
+    settled = settle(net, x, relaxation=relaxation)
+    _, states, weights = nudged_states(settled, y, SquaredError(), estimator)
+    target = torch.eye(10, dtype=torch.float64)[y]
+    wanted = settled.activities[-1] + 0.3 * (target - settled.activities[-1])
+    torch.testing.assert_close(states[-1][:8], wanted, rtol=1e-12, atol=0)
+    assert torch.equal(states[-1][8:], settled.activities[-1])
+    assert weights.flatten().tolist() == [1 / 0.3] * 8 + [-1 / 0.3] * 8
+
+
 def test_in_float32_the_best_nudge_is_larger():
     net, (x, y) = dense(), batch()
     wanted = true_gradient(net, x, y)
@@ -198,6 +256,12 @@ def test_the_weights_of_an_estimator_are_a_derivative():
         nodes = estimator.nodes(torch.Generator().manual_seed(0))
         assert abs(sum(node.weight for node in nodes)) < 1e-12
         assert abs(sum(node.weight * node.beta for node in nodes) - 1) < 1e-12
+    for estimator in (ContrastiveHebbian(), Coupled(0.3)):
+        assert sum(node.weight for node in estimator.nodes()) == 0
+        assert sum(node.weight * node.held for node in estimator.nodes()) == 1
+    for eta in (0.0, 1.1, math.nan):
+        with pytest.raises(ValueError, match="eta is a part of the way"):
+            Coupled(eta)
 
 
 def test_the_batch_is_left_alone_and_no_graph_is_kept():

@@ -416,6 +416,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "EquilibriumPropagation.estimator": (EQUILIBRIUM, "rule.estimator={kind: one_sided, beta: 0.9}"),
     "EquilibriumPropagation.energy": (EQUILIBRIUM, "rule.energy={gain: 0.3}"),
     "EquilibriumPropagation.relaxation": (EQUILIBRIUM, "rule.relaxation={nudged: 1}"),
+    "EquilibriumPropagation.continual": (EQUILIBRIUM, "rule.continual=0.1"),
     "Experiment.training": ((), "training={epochs: 3}"),
     "Experiment.seed": ((), "seed=1"),
     "Training.epochs": ((FLAT,), "training.epochs=3"),
