@@ -26,10 +26,12 @@ PATHWAYS = ("backprop", "sign_symmetry", "feedback_alignment", "sign_symmetry_da
 
 
 def train(
-    name: str, path: str, seed: int, folder: Path, device: torch.device, epochs: int | None = None
-) -> dict[str, Any]:
-    """One run to its end, from wherever it stands; for the configuration's epochs, or for others."""
-    overrides = (f"data.path={path}", "data.validation=0", f"seed={seed}")
+    name: str, path: str, seed: int, folder: Path, device: torch.device, epochs: int | None = None,
+    more: tuple[str, ...] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """One run to its end, from wherever it stands; for the configuration's epochs, or for others, with more overrides
+    if need be."""
+    overrides = (f"data.path={path}", "data.validation=0", f"seed={seed}", *more)
     overrides += () if epochs is None else (f"training.epochs={epochs}",)
     loaded = load_experiment(CONFIGS / f"{name}.yaml", overrides)
     run = Run(folder / f"{name}-seed{seed}")

@@ -1,16 +1,20 @@
-"""Equilibrium propagation: MNIST with all images, and its step beside one that asks autograd for every sweep.
+"""Equilibrium propagation: MNIST with all images, by rates, by spikes and in every way that there is; its step beside
+one that asks autograd for every sweep; and how far each estimator is from the gradient.
 
-    python -m benchmarks.equilibrium [mnist speed] [--data ../shared/data] [--folder runs/equilibrium] [--seeds 1]
+    python -m benchmarks.equilibrium [mnist spikes ways bias speed] [--data ../shared/data] [--seeds 1] [--minutes M]
 
-mnist: the configuration `mnist_equilibrium` for 2 and for 20 epochs on all 60,000 training images, resumable; the test
-split is read once, after the last epoch. speed: free and nudged phases and the gradient of one batch, both by Jacobi
-sweeps of the same number on the same network, interleaved. Writes results/equilibrium.json, each section by itself.
+mnist, spikes, ways: trained on all 60,000 training images, resumable; the test split is read once, after the last
+epoch. bias: against autograd through 300 sweeps of a small network in float64. speed: free and nudged phases and the
+gradient of one batch, both by Jacobi sweeps of the same number on the same network, interleaved. Writes
+results/equilibrium.json, each section by itself, a row as soon as it is there.
 """
 
 import argparse
+import copy
 import itertools
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +26,110 @@ from benchmarks.accuracy import train
 from benchmarks.common import RESULTS, interleaved, write
 from spikecredit import equilibrium as eq
 
-CONFIG = "mnist_equilibrium"
-SECTIONS = ("mnist", "speed")
 SHAPES = {"784-512-10, batch 20": ((784, 512, 10), 20), "784-1024-10, batch 20": ((784, 1024, 10), 20)}
 FREE, NUDGED, BETA = 30, 10, 0.2
 
+EULER = "rule.relaxation={order: euler, free: 1, nudged: 20, epsilon: 0.3}"
+SIGNS = "pathway={kind: sign_symmetry, threshold: 0.6}"
+OWN = "constraint={kind: dale, sensory: exempt}"
 
-def mnist(data: Path, folder: Path, seeds: int) -> list[dict[str, Any]]:
-    """A row for each length of training and seed."""
-    device = torch.device("cpu")
+WAYS: dict[str, tuple[str, ...]] = {
+    "centred, β 0.2": (),
+    "one_sided, β 0.2": ("rule.estimator={kind: one_sided, beta: 0.2}",),
+    "random_sign, β 0.2": ("rule.estimator={kind: random_sign, beta: 0.2}",),
+    "centred, logistic units": ("neuron=logistic",),
+    "holomorphic, 4 points, β 0.2, logistic units": (
+        "neuron=logistic", "rule.estimator={kind: holomorphic, beta: 0.2, n: 4}",
+    ),
+    "contrastive_hebbian": ("rule.estimator={kind: contrastive_hebbian}",),
+    "contrastive_hebbian, gain 0.1": ("rule.estimator={kind: contrastive_hebbian}", "rule.energy.gain=0.1"),
+    "coupled, η 0.2": ("rule.estimator={kind: coupled, eta: 0.2}",),
+    "centred, weights move within the phase (continual)": ("rule.continual=0.001",),
+    "centred, predictive coding": ("rule.energy={kind: predictive}", EULER),
+    "contrastive_hebbian, predictive coding": ("rule.energy={kind: predictive}", EULER,
+                                               "rule.estimator={kind: contrastive_hebbian}"),
+    "centred, sign symmetry": (SIGNS,),
+    "centred, feedback alignment": ("pathway=feedback_alignment",),
+    "centred, sign symmetry, Dale's law": (SIGNS, OWN),
+    "centred, feedback alignment, Dale's law": ("pathway=feedback_alignment", OWN),
+}  # fmt: skip
+"""`mnist_equilibrium` for two epochs, but for what is named. The learning rate was chosen for the first of them."""
+
+TRAINED: dict[str, dict[str, tuple[str, tuple[str, ...], int | None]]] = {
+    "mnist": {f"{n} epochs": ("mnist_equilibrium", (), n) for n in (2, 20)},
+    "spikes": {"sigma-delta": ("mnist_equilibrium_spikes", (), None)},
+    "ways": {name: ("mnist_equilibrium", more, 2) for name, more in WAYS.items()},
+}
+"""For each section and row: the configuration, its overrides, and the epochs."""
+
+SECTIONS = (*TRAINED, "bias", "speed")
+NUDGES = (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3)
+ESTIMATORS: dict[str, Callable[[float], eq.Estimator]] = {
+    "one_sided": eq.OneSided, "centred": eq.Centred, "holomorphic, N = 4": lambda beta: eq.Holomorphic(beta, 4),
+    "holomorphic, N = 8": lambda beta: eq.Holomorphic(beta, 8),
+}  # fmt: skip
+
+
+def bias() -> list[dict[str, Any]]:
+    """The relative error of the estimated gradient for each estimator, precision and nudge; and, for those without a
+    nudge, its cosine."""
+    sizes = (20, 30, 20, 10)
+    g = torch.Generator().manual_seed(0)
+    layers: list[torch.nn.Module] = []
+    for a, b in itertools.pairwise(sizes):
+        layer = sc.Linear(a, b).double()
+        with torch.no_grad():
+            layer.weight.copy_(
+                (2 * torch.rand(b, a, generator=g, dtype=torch.float64) - 1) * 0.5 * (6 / (a + b)) ** 0.5
+            )
+        layers += [layer, sc.Logistic()]
+    net = sc.Network(*layers, seed=0).double()
+    x, y = torch.rand(8, 20, generator=g, dtype=torch.float64), torch.arange(8)
+    state = eq.free_state(net, x, relaxation=eq.Sweeps(free=600))
+    synapses, units = net.layers[0::2], net.layers[1::2]
+    for _ in range(300):
+        around = [x, *state]
+        back = [around[i + 2] @ synapses[i + 1].weight for i in range(2)] + [torch.zeros(())]  # type: ignore[operator]
+        state = [units[i](synapses[i](around[i]) + back[i]) for i in range(3)]
+    cost = eq.SquaredError()(state[-1], y).mean()
+    wanted = torch.cat([w.flatten() for w in torch.autograd.grad(cost, [layer.weight for layer in synapses])])
+
+    def estimate(estimator: eq.Estimator, dtype: torch.dtype = torch.float64) -> Tensor:
+        found, _ = eq.gradient(
+            copy.deepcopy(net).to(dtype),
+            x.to(dtype),
+            y,
+            eq.SquaredError(),
+            relaxation=eq.Sweeps(600, 300),
+            estimator=estimator,
+        )
+        return torch.cat([w.flatten() for w, _ in found.values()]).double()
+
     rows = []
-    for epochs in (2, 20):
-        for seed in range(seeds):
-            row = train(CONFIG, str(data / "mnist"), seed, folder / f"{epochs}-epochs", device, epochs)
-            rows.append(row | {"seed": seed})
+    for name, make in ESTIMATORS.items():
+        for dtype in (torch.float64, torch.float32):
+            found = [estimate(make(beta), dtype) for beta in NUDGES]
+            errors = [float((f - wanted).norm() / wanted.norm()) for f in found]
+            rows.append({"estimator": name, "dtype": str(dtype).removeprefix("torch."), "errors": errors})
+    held: list[tuple[str, eq.Estimator]] = [(f"coupled, η = {eta:g}", eq.Coupled(eta)) for eta in (0.01, 0.1, 0.5)]
+    for name, estimator in [*held, ("contrastive_hebbian", eq.ContrastiveHebbian())]:
+        cosine = float(torch.cosine_similarity(estimate(estimator), wanted, dim=0))
+        rows.append({"estimator": name, "dtype": "float64", "cosine": cosine})
     return rows
+
+
+def trained(section: str, data: Path, folder: Path, seeds: int, end: float) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a section after each one, as long as there is time."""
+    device = torch.device("cpu")
+    rows: list[dict[str, Any]] = []
+    for name, (config, more, epochs) in TRAINED[section].items():
+        for seed in range(seeds):
+            at = folder / section / name.replace(" ", "-").replace(",", "")
+            row = train(config, str(data / "mnist"), seed, at, device, epochs, more)
+            rows.append(row | {"seed": seed, "name": name})
+            yield rows
+            if time.monotonic() > end:
+                return
 
 
 def by_autograd(layers: list[sc.Linear], x: Tensor, y: Tensor) -> list[Tensor]:
@@ -98,13 +191,25 @@ def speed(repeats: int) -> list[dict[str, Any]]:
 def tables(record: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
     """A table for each section that was measured."""
     found = {}
-    if "mnist" in record:
-        found["mnist"] = (
-            ["epochs", "seed", "test error (%)", "minutes"],
-            [
-                [str(r["epochs"]), str(r["seed"]), f"{100 * (1 - r['test_accuracy']):.2f}", f"{r['seconds'] / 60:.1f}"]
-                for r in record["mnist"]["rows"]
-            ],
+    for section in TRAINED:
+        if section in record:
+            found[section] = (
+                ["", "epochs", "seed", "test error (%)", "minutes"],
+                [
+                    [r["name"], str(r["epochs"]), str(r["seed"]), f"{100 * (1 - r['test_accuracy']):.2f}",
+                     f"{r['seconds'] / 60:.1f}"]
+                    for r in record[section]["rows"]
+                ],
+            )  # fmt: skip
+    if "bias" in record:
+        rows = record["bias"]["rows"]
+        found["bias"] = (
+            ["estimator", "precision", *(f"β = {beta:g}" for beta in NUDGES)],
+            [[r["estimator"], r["dtype"], *(f"{e:.0e}" for e in r["errors"])] for r in rows if "errors" in r],
+        )
+        found["held"] = (
+            ["estimator", "cosine with the gradient"],
+            [[r["estimator"], f"{r['cosine']:.3f}"] for r in rows if "cosine" in r],
         )
     if "speed" in record:
         found["speed"] = (
@@ -120,6 +225,18 @@ def tables(record: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
     return found
 
 
+def save(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write a section, which keeps the environment that it was measured in; the others stay as they are."""
+    file = RESULTS / "equilibrium.json"
+    old = json.loads(file.read_text()) if file.exists() else {}
+    sections = {key: old[key] for key in SECTIONS if key in old}
+    write("equilibrium", f"python -m benchmarks.equilibrium {name}", torch.device("cpu"))
+    made = json.loads(file.read_text())
+    sections[name] = {"command": made["command"], "environment": made["environment"], "rows": rows}
+    write("equilibrium", "python -m benchmarks.equilibrium", torch.device("cpu"), **sections)
+    return sections
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("only", nargs="*", default=list(SECTIONS))
@@ -127,20 +244,18 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/equilibrium"))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=51)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
     given = parser.parse_args()
     torch.set_num_threads(1)  # the products are small: threads would wait for each other
-    file = RESULTS / "equilibrium.json"
+    end = time.monotonic() + 60 * given.minutes
     for name in given.only:
-        rows = mnist(given.data, given.folder, given.seeds) if name == "mnist" else speed(given.repeats)
-        old = json.loads(file.read_text()) if file.exists() else {}
-        sections = {key: old[key] for key in SECTIONS if key in old}
-        # Each section was measured by itself, and keeps the environment that it was measured in.
-        write("equilibrium", f"python -m benchmarks.equilibrium {name}", torch.device("cpu"))
-        made = json.loads(file.read_text())
-        sections[name] = {"command": made["command"], "environment": made["environment"], "rows": rows}
-        write("equilibrium", "python -m benchmarks.equilibrium", torch.device("cpu"), **sections)
-        for row in tables(sections)[name][1]:
-            print(*row, sep="   ", flush=True)
+        if name in TRAINED:
+            for rows in trained(name, given.data, given.folder, given.seeds, end):
+                sections = save(name, rows)
+                print(*tables(sections)[name][1][-1], sep="   ", flush=True)
+        else:
+            for line in tables(save(name, bias() if name == "bias" else speed(given.repeats)))[name][1]:
+                print(*line, sep="   ", flush=True)
 
 
 if __name__ == "__main__":

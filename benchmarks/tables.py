@@ -356,6 +356,8 @@ def plots() -> dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]]:
         "angles": ("angles", angles.plot),
         "ei": ("ei", ei.plot),
         "stdp": ("stdp", stdp.plot),
+        "stdp_gradient": ("stdp", stdp.plot_gradients),
+        "early_inference": ("stdp", stdp.plot_inference),
     }
 
 

@@ -15,7 +15,7 @@ def test_the_way_by_autograd_is_the_same_estimate() -> None:
     ).double()  # fmt: skip
     x, y = torch.rand(6, 12, dtype=torch.float64), torch.randint(4, (6,))
     there = equilibrium.by_autograd(layers, x, y)
-    relaxation = eq.Relaxation(equilibrium.FREE, equilibrium.NUDGED, "jacobi")
+    relaxation = eq.Sweeps(equilibrium.FREE, equilibrium.NUDGED, "jacobi")
     here, _ = eq.gradient(
         net, x, y, eq.SquaredError(), relaxation=relaxation, estimator=eq.Centred(equilibrium.BETA)
     )  # fmt: skip
@@ -27,10 +27,10 @@ def test_the_way_by_autograd_is_the_same_estimate() -> None:
 def test_tables_show_the_sections_that_were_measured() -> None:
     times = {"median": 0.002, "low": 0.001, "high": 0.003}
     record = {
-        "mnist": {"rows": [{"epochs": 2, "seed": 0, "test_accuracy": 0.975, "seconds": 90.0}]},
+        "mnist": {"rows": [{"name": "2 epochs", "epochs": 2, "seed": 0, "test_accuracy": 0.975, "seconds": 90.0}]},
         "speed": {"rows": [{"network": "a", "case": "b", **times, "ratio": 9.87}]},
     }
     made = equilibrium.tables(record)
-    assert made["mnist"][1] == [["2", "0", "2.50", "1.5"]]
+    assert made["mnist"][1] == [["2 epochs", "2", "0", "2.50", "1.5"]]
     assert made["speed"][1] == [["a", "b", "2.00 ms (1.00 to 3.00)", "9.9"]]
     assert equilibrium.tables({}) == {}
