@@ -65,12 +65,16 @@ class Relaxation(ABC):
     def activities(self, state: Any) -> State:
         """What synapses see of it: s_1 ... s_L."""
 
+    def samples(self, state: Any) -> list[State]:
+        """States whose products weights learn from, each with the same weight: what synapses see, or random ones."""
+        return [self.activities(state)]
+
     @abstractmethod
     def repeat(self, state: Any, count: int, dtype: torch.dtype) -> Any:
         """This state `count` times in a row, in a dtype."""
 
-    def settle(self, energy: Energy, phase: Phase, state: Any = None) -> Any:
-        """The state after the free phase."""
+    def settle(self, energy: Energy, phase: Phase, state: Any = None, random: torch.Generator | None = None) -> Any:
+        """The state after the free phase. random: for those that draw, in this phase and in what follows it."""
         return self.run(energy, phase, self.free, self.start(energy, phase) if state is None else state)
 
 

@@ -44,7 +44,7 @@ class EquilibriumPropagation(Rule):
     Args:
         estimator: centred, one_sided, random_sign, holomorphic, contrastive_hebbian or coupled.
         energy: down which the network relaxes: hopfield, potential or predictive.
-        relaxation: how it does: sweeps (rates), sigma_delta or spikes; and how long the phases are.
+        relaxation: how it does: sweeps (rates), sigma_delta, spikes or gibbs; and how long the phases are.
     Raises:
         ValueError: by `check`: layers that have no place in an energy (`equilibrium.sections`), Dale's law on symmetric
             weights, pathways that do not lead from a layer to the one before it by a matrix; by `gradients`: an input
@@ -103,7 +103,8 @@ class EquilibriumPropagation(Rule):
         return cost(out, y).mean(), out[None]
 
     def predict(self, net: Network, x: Tensor, forward: Forward | None = None) -> Tensor:
-        return free_state(net, _constant(x), self.energy, self.relaxation)[-1][None]
+        fixed = torch.Generator(x.device).manual_seed(0)  # the same prediction at every call, where samples make it
+        return free_state(net, _constant(x), self.energy, self.relaxation, random=fixed)[-1][None]
 
 
 def cost_of(loss: LossFunction) -> Cost:
