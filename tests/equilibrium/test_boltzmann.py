@@ -97,7 +97,7 @@ def test_long_chains_find_the_gradient_and_short_ones_do_not():
     wanted, many = exact(machine, data), data.repeat(500, 1)
     found = {k: found_by(machine.contrastive_divergence(many, k, seeded())) for k in (1, 50)}
     assert relative(found[50], wanted) < 0.05
-    assert relative(found[1], wanted) > 0.2
+    assert relative(found[1], wanted) > 0.1
 
 
 def test_the_divergence_of_the_models_own_distribution_is_the_gradient():
