@@ -43,6 +43,10 @@ WAYS: dict[str, tuple[str, ...]] = {
     ),
     "contrastive_hebbian": ("rule.estimator={kind: contrastive_hebbian}",),
     "contrastive_hebbian, gain 0.1": ("rule.estimator={kind: contrastive_hebbian}", "rule.energy.gain=0.1"),
+    "contrastive_hebbian by Gibbs samples (Boltzmann machine), logistic units": (
+        "neuron=logistic", "rule.estimator={kind: contrastive_hebbian}",
+        "rule.relaxation={kind: gibbs, free: 20, nudged: 1, burn_in: 5}",
+    ),
     "coupled, η 0.2": ("rule.estimator={kind: coupled, eta: 0.2}",),
     "centred, weights move within the phase (continual)": ("rule.continual=0.001",),
     "centred, predictive coding": ("rule.energy={kind: predictive}", EULER),

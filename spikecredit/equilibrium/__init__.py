@@ -1,5 +1,6 @@
 """Equilibrium networks: an energy made of a network's own layers, its relaxation, and gradients by contrast."""
 
+from spikecredit.equilibrium.boltzmann import RBM, Divergence, Gibbs
 from spikecredit.equilibrium.continual import continual_gradient
 from spikecredit.equilibrium.contrast import (
     ESTIMATORS,
@@ -24,20 +25,25 @@ from spikecredit.equilibrium.sections import Phase, Section, State, sections
 from spikecredit.equilibrium.spiking import SigmaDelta, Spikes
 from spikecredit.equilibrium.stdp import PairSTDP, directed_change, emergent_window
 
-RELAXATIONS: dict[str, type[Relaxation]] = {"sweeps": Sweeps, "sigma_delta": SigmaDelta, "spikes": Spikes}
+RELAXATIONS: dict[str, type[Relaxation]] = {
+    "sweeps": Sweeps, "sigma_delta": SigmaDelta, "spikes": Spikes, "gibbs": Gibbs,
+}  # fmt: skip
 
 __all__ = [
     "COSTS",
     "ENERGIES",
     "ESTIMATORS",
+    "RBM",
     "RELAXATIONS",
     "Centred",
     "ContrastiveHebbian",
     "Cost",
     "Coupled",
     "CrossEntropy",
+    "Divergence",
     "Energy",
     "Estimator",
+    "Gibbs",
     "Holomorphic",
     "Hopfield",
     "Node",

@@ -36,13 +36,15 @@ def continual_gradient(
     Returns:
         (dC/dW, dC/db) by layer name, of effective weights.
     Raises:
-        ValueError: a rate that is not positive; a holomorphic estimator.
+        ValueError: a rate that is not positive; a holomorphic estimator; a relaxation by samples.
     Source: Ernoult et al. 2020.
     """
     if not rate > 0:
         raise ValueError(f"continual is the rate at which weights move within a phase, positive, got {rate!r}")
     if estimator.holomorphic:
         raise ValueError(f"weights that move within a phase are real, and {estimator} nudges by complex numbers")
+    if settled.relaxation.stochastic:
+        raise ValueError(f"{settled.relaxation} has samples, whose steps are noise: let weights wait for their mean")
     energy, relaxation, x = settled.energy, settled.relaxation, settled.phase.x
     total: dict[str, tuple[Tensor, Tensor]] = {}
     for node in estimator.nodes(random):

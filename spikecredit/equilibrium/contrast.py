@@ -190,9 +190,14 @@ class Settled:
 
 
 def settle(
-    net: Network, x: Tensor, energy: Energy = Hopfield(), relaxation: Relaxation = Sweeps(), state: Any = None
+    net: Network,
+    x: Tensor,
+    energy: Energy = Hopfield(),
+    relaxation: Relaxation = Sweeps(),
+    state: Any = None,
+    random: torch.Generator | None = None,
 ) -> Settled:
-    """The free phase on x (B, *in), from rest or from a state of an earlier one.
+    """The free phase on x (B, *in), from rest or from a state of an earlier one. random: for `Gibbs`.
 
     Raises:
         ValueError: what `sections` and the relaxation refuse.
@@ -201,14 +206,19 @@ def settle(
     relaxation.check(parts, energy)
     with torch.no_grad():
         phase = Phase.of(parts, x)
-        return Settled(phase, energy, relaxation, relaxation.settle(energy, phase, state))
+        return Settled(phase, energy, relaxation, relaxation.settle(energy, phase, state, random))
 
 
 def free_state(
-    net: Network, x: Tensor, energy: Energy = Hopfield(), relaxation: Relaxation = Sweeps(), state: Any = None
+    net: Network,
+    x: Tensor,
+    energy: Energy = Hopfield(),
+    relaxation: Relaxation = Sweeps(),
+    state: Any = None,
+    random: torch.Generator | None = None,
 ) -> State:
     """s_1 ... s_L after `settle`."""
-    return settle(net, x, energy, relaxation, state).activities
+    return settle(net, x, energy, relaxation, state, random).activities
 
 
 @torch.no_grad()
@@ -239,7 +249,7 @@ def gradient(
 
     Args:
         net: its layers as `sections` takes them. x (B, *in), y (B,). state: where the free phase starts; None: rest.
-        random: for `RandomSign`.
+        random: for `RandomSign` and `Gibbs`.
     Returns:
         (dC/dW, dC/db) by layer name, of effective weights; and the free state.
     Raises:
@@ -248,7 +258,7 @@ def gradient(
     """
     if estimator.holomorphic:
         _check_holomorphic(sections(net), relaxation)
-    settled = settle(net, x, energy, relaxation, state)
+    settled = settle(net, x, energy, relaxation, state, random)
     phase, states, weights = nudged_states(settled, y, cost, estimator, random)
     return _contrast(settled, phase, states, weights), settled
 
@@ -266,12 +276,16 @@ def nudged_states(
     if estimator.holomorphic:
         dtype = torch.complex128 if x.dtype == torch.float64 else torch.complex64
     phase, start, nudge = settled.nudged(moved, y, cost, dtype)
-    states = relaxation.activities(relaxation.run(energy, phase, relaxation.nudged, start, nudge))
-    weights = [node.weight for node in moved]
-    rest = [node.weight for node in nodes if not node.moves]
+    found = relaxation.samples(relaxation.run(energy, phase, relaxation.nudged, start, nudge))
+    weights = [node.weight / len(found) for node in moved] * len(found)
+    rest = sum(node.weight for node in nodes if not node.moves)
     if rest:
-        states = [torch.cat(pair) for pair in zip(states, settled.activities, strict=True)]
-        weights, phase = weights + rest, settled.phase.copies(len(nodes))
+        free = relaxation.samples(settled.state)
+        found, weights = [*found, *free], weights + [rest / len(free)] * len(free)
+    # Samples stand side by side in the batch as nodes do.
+    states = found[0] if len(found) == 1 else [torch.cat(layer) for layer in zip(*found, strict=True)]
+    if len(weights) > len(moved):
+        phase = settled.phase.copies(len(weights))
     return phase, states, column(weights, len(x), dtype, x)
 
 

@@ -33,11 +33,11 @@ def true_errors(settled: Settled, y: Tensor, cost: Cost, sweeps: int = 1000, tol
 
     Returns:
         delta_1 ... delta_L, in the shapes of the activities; None where the iteration does not converge, or where the
-        units have no derivative (neurons that fire).
+        units have no derivative (neurons that fire, samples).
     Source: Almeida 1987; Pineda 1987.
     """
     parts = settled.phase.parts
-    if any(part.neuron is not None for part in parts):
+    if settled.relaxation.stochastic or any(part.neuron is not None for part in parts):
         return None
     state = [s.detach().requires_grad_() for s in settled.activities]
     extra = [torch.zeros_like(s, requires_grad=True) for s in state]

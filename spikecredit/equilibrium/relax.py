@@ -45,6 +45,9 @@ class Relaxation(ABC):
     by_spikes: ClassVar[bool] = False
     """Whether neurons hear each other's spikes only."""
 
+    stochastic: ClassVar[bool] = False
+    """Whether its states are samples."""
+
     @abstractmethod
     def check(self, parts: list[Section], energy: Energy) -> None:
         """Refuse a network or an energy that this relaxation cannot move.
@@ -65,12 +68,16 @@ class Relaxation(ABC):
     def activities(self, state: Any) -> State:
         """What synapses see of it: s_1 ... s_L."""
 
+    def samples(self, state: Any) -> list[State]:
+        """States whose products weights learn from, each with the same weight: what synapses see, or random ones."""
+        return [self.activities(state)]
+
     @abstractmethod
     def repeat(self, state: Any, count: int, dtype: torch.dtype) -> Any:
         """This state `count` times in a row, in a dtype."""
 
-    def settle(self, energy: Energy, phase: Phase, state: Any = None) -> Any:
-        """The state after the free phase."""
+    def settle(self, energy: Energy, phase: Phase, state: Any = None, random: torch.Generator | None = None) -> Any:
+        """The state after the free phase. random: for those that draw, in this phase and in what follows it."""
         return self.run(energy, phase, self.free, self.start(energy, phase) if state is None else state)
 
 

@@ -49,7 +49,7 @@ class EquilibriumPropagation(Rule):
     Args:
         estimator: centred, one_sided, random_sign, holomorphic, contrastive_hebbian or coupled.
         energy: down which the network relaxes: hopfield, potential or predictive.
-        relaxation: how it does: sweeps (rates), sigma_delta or spikes; and how long the phases are.
+        relaxation: how it does: sweeps (rates), sigma_delta, spikes or gibbs; and how long the phases are.
         continual: the rate at which weights already move within a nudged phase (C-EP, `continual_gradient`); give sgd
             the same lr. null: they wait for its end.
     Raises:
@@ -75,6 +75,9 @@ class EquilibriumPropagation(Rule):
                 f"weights that move within a phase are real, and {self.estimator} nudges by complex numbers: write "
                 "estimator: centred, or continual: null"
             )
+
+        if self.continual is not None and self.relaxation.stochastic:
+            raise ValueError(f"{self.relaxation} has samples, whose steps are noise: write continual: null")
 
     @property
     def intervenes(self) -> bool:
@@ -141,7 +144,8 @@ class EquilibriumPropagation(Rule):
         return {name: (a / len(y), b / len(y)) for name, a, b in zip(names, found, wanted, strict=True)}
 
     def predict(self, net: Network, x: Tensor, forward: Forward | None = None) -> Tensor:
-        return free_state(net, _constant(x), self.energy, self.relaxation)[-1][None]
+        fixed = torch.Generator(x.device).manual_seed(0)  # the same prediction at every call, where samples make it
+        return free_state(net, _constant(x), self.energy, self.relaxation, random=fixed)[-1][None]
 
 
 def cost_of(loss: LossFunction) -> Cost:

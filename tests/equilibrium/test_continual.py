@@ -8,6 +8,7 @@ from torch.nn import functional as F
 import spikecredit as sc
 from spikecredit.equilibrium import (
     Centred,
+    Gibbs,
     Holomorphic,
     Hopfield,
     Nudge,
@@ -21,6 +22,7 @@ from spikecredit.equilibrium import (
     gradient,
     sections,
     settle,
+    true_errors,
 )
 from spikecredit.losses import SquaredError as SquaredErrorLoss
 from spikecredit.rules import EquilibriumPropagation
@@ -158,6 +160,12 @@ def test_what_cannot_move_continually_is_refused():
         EquilibriumPropagation(Holomorphic(), continual=0.1)
     with pytest.raises(ValueError, match="complex numbers"):
         continual_gradient(net, settle(net, x), y, SquaredError(), 0.1, Holomorphic())
+    with pytest.raises(ValueError, match="samples, whose steps are noise"):
+        EquilibriumPropagation(relaxation=Gibbs(), continual=0.1)
+    sampled = dense(last=False)
+    with pytest.raises(ValueError, match="samples, whose steps are noise"):
+        continual_gradient(sampled, settle(sampled, x, relaxation=Gibbs()), y, SquaredError(), 0.1)
+    assert true_errors(settle(sampled, x, relaxation=Gibbs()), y, SquaredError()) is None
     layers = sc.Linear(20, 30), sc.HardSigmoid(), sc.Linear(30, 10)
     net = sc.Network(*layers, pathway=sc.SignSymmetry(threshold=0.6), constraint=sc.Dale(), seed=0)
     with pytest.raises(ValueError, match="leave their constraint"):
