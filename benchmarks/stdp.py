@@ -141,6 +141,8 @@ def plot_gradients(record: dict[str, Any], path: Path) -> None:
                 ax.fill_between(at, [min(v) for v in seeds], [max(v) for v in seeds], alpha=0.2,
                                 color=line[0].get_color())  # fmt: skip
             ax.set(xlabel=label, xscale="log", ylim=(min(0.5, ax.get_ylim()[0]), 1.01))
+            ax.set_xticks(at, [f"{value:g}" for value in at])
+            ax.minorticks_off()
             ax.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
         panels[0].set_ylabel("cosine with the gradient")
         panels[0].legend()

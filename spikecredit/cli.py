@@ -376,7 +376,8 @@ def evaluate(folder: str, overrides: tuple[str, ...], kind: str, split: str, dev
     trainer.net.load_state_dict(saved.tensors["model"])
     loss, accuracy = trainer.evaluate(part, split)
     trainer.net.eval()
-    firing = activity(trainer.net, trainer.encode(part.images[:EVALUATION_BATCH], split, 0))
+    x = trainer.encode(part.images[:EVALUATION_BATCH], split, 0)
+    firing = activity(trainer.net, x, trainer.experiment.rule.recorded(trainer.net, x))
     click.echo(
         f"{saved.path.name} on {split} ({len(part)} images): accuracy {accuracy:.2%}, loss {loss:.4f}, "
         f"{spikes_per_neuron(firing):.2f} spikes per neuron and image, {trainer.net.violations()} constraint violations"

@@ -65,11 +65,21 @@ def _tap(neuron: Neuron, chunks: list[Tensor]) -> None:
     neuron.stream = stream  # type: ignore[method-assign]
 
 
-def activity(net: nn.Module, x: Tensor) -> dict[str, LayerActivity]:
-    """Firing of every layer of spiking neurons on a batch x (T, B, *in), by layer name."""
+def activity(
+    net: nn.Module, x: Tensor, recorded: tuple[dict[str, Tensor], bool] | None = None
+) -> dict[str, LayerActivity]:
+    """Firing of every layer of spiking neurons on a batch x (T, B, *in), by layer name.
+
+    Args:
+        recorded: what the neurons did, and whether those are spikes, where a forward pass does not show it
+            (`Rule.recorded`).
+    """
+    outputs = record(net, x) if recorded is None else recorded[0]
     spiking = {name for name, m in net.named_modules() if isinstance(m, Neuron) and m.spiking}
+    if recorded is not None:
+        spiking = set(outputs) if recorded[1] else set()
     result = {}
-    for name, out in record(net, x).items():
+    for name, out in outputs.items():
         if name in spiking:
             spikes = out.float()
             result[name] = LayerActivity(

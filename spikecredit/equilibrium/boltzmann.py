@@ -113,12 +113,15 @@ class Gibbs(Relaxation):
                 "behind the last synapse, or write readout: identity"
             )
 
-    def start(self, energy: Energy, phase: Phase) -> Chain:
+    def start(self, energy: Energy, phase: Phase, random: torch.Generator | None = None) -> Chain:
         rest = phase.rest()
-        return Chain(rest, rest, [rest])
+        return Chain(rest, rest, [rest], random)
 
     def activities(self, state: Chain) -> State:
         return state.mean
+
+    def told(self, before: Chain, after: Chain) -> State:
+        return after.sample
 
     def samples(self, state: Chain) -> list[State]:
         return state.kept

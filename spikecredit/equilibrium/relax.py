@@ -57,8 +57,8 @@ class Relaxation(ABC):
         """
 
     @abstractmethod
-    def start(self, energy: Energy, phase: Phase) -> Any:
-        """The state in which a free phase begins."""
+    def start(self, energy: Energy, phase: Phase, random: torch.Generator | None = None) -> Any:
+        """The state in which a free phase begins. random: for those that draw, in this phase and in what follows."""
 
     @abstractmethod
     def run(self, energy: Energy, phase: Phase, steps: int, state: Any, nudge: Nudge | None = None) -> Any:
@@ -73,12 +73,16 @@ class Relaxation(ABC):
         return [self.activities(state)]
 
     @abstractmethod
+    def told(self, before: Any, after: Any) -> State:
+        """What the neurons told each other in the one step between two states: spikes, samples or activities."""
+
+    @abstractmethod
     def repeat(self, state: Any, count: int, dtype: torch.dtype) -> Any:
         """This state `count` times in a row, in a dtype."""
 
     def settle(self, energy: Energy, phase: Phase, state: Any = None, random: torch.Generator | None = None) -> Any:
-        """The state after the free phase. random: for those that draw, in this phase and in what follows it."""
-        return self.run(energy, phase, self.free, self.start(energy, phase) if state is None else state)
+        """The state after the free phase, from `start` or from a state of an earlier one."""
+        return self.run(energy, phase, self.free, self.start(energy, phase, random) if state is None else state)
 
 
 def check_lengths(relaxation: Relaxation) -> None:
@@ -135,11 +139,14 @@ class Sweeps(Relaxation):
                 "order: euler"
             )
 
-    def start(self, energy: Energy, phase: Phase) -> State:
+    def start(self, energy: Energy, phase: Phase, random: torch.Generator | None = None) -> State:
         return energy.start(phase)
 
     def activities(self, state: State) -> State:
         return state
+
+    def told(self, before: State, after: State) -> State:
+        return after
 
     def repeat(self, state: State, count: int, dtype: torch.dtype) -> State:
         return [repeat(s.to(dtype), count) for s in state]

@@ -29,9 +29,11 @@ class Section:
     pool: nn.AvgPool2d | nn.MaxPool2d | None = None
     unit: RateUnit | None = None
     neuron: SpikingNeuron | None = None
+    behind: str = ""
+    """The name of what stands behind it, a unit or a neuron; its own, where nothing does."""
 
     def __init__(self, name: str, layer: Linear | Conv2d) -> None:
-        self.name, self.layer = name, layer
+        self.name, self.layer, self.behind = name, layer, name
         self.weight = self.feedback = torch.empty(0)
         self.bias: Tensor | None = None
 
@@ -176,9 +178,9 @@ def sections(net: Network) -> list[Section]:
             _check_pool(layer, name)
             found[-1].pool = layer
         elif isinstance(layer, RateUnit) and found and not found[-1].closed:
-            found[-1].unit = layer
+            found[-1].unit, found[-1].behind = layer, name
         elif isinstance(layer, SpikingNeuron) and found and not found[-1].closed:
-            found[-1].neuron = layer
+            found[-1].neuron, found[-1].behind = layer, name
         else:
             raise ValueError(
                 f"{name}, {type(layer).__name__}, has no place in an equilibrium network: write Linear or Conv2d, then "

@@ -78,12 +78,16 @@ class SigmaDelta(Relaxation):
                     "hard_sigmoid or logistic units, the output's too, or relaxation: spikes for spiking neurons"
                 )
 
-    def start(self, energy: Energy, phase: Phase) -> Coded:
+    def start(self, energy: Energy, phase: Phase, random: torch.Generator | None = None) -> Coded:
         rest = phase.rest()
         return Coded(rest, list(rest), list(rest))
 
     def activities(self, state: Coded) -> State:
         return state.trace
+
+    def told(self, before: Coded, after: Coded) -> State:
+        lam = self.lam / after.step**self.lam_decay
+        return _decoded(before.trace, after.trace, lam)
 
     def repeat(self, state: Coded, count: int, dtype: torch.dtype) -> Coded:
         s, phi, trace = ([repeat(t.to(dtype), count) for t in ts] for ts in (state.s, state.phi, state.trace))
@@ -104,6 +108,11 @@ class SigmaDelta(Relaxation):
                 phi[i] = owed - spikes
                 trace[i] = torch.lerp(trace[i], spikes, lam)
         return Coded(s, phi, trace, state.step + steps)
+
+
+def _decoded(before: State, after: State, lam: float) -> State:
+    """The spikes of one step, from the traces that they left."""
+    return [((b - (1 - lam) * a) / lam).round() for a, b in zip(before, after, strict=True)]
 
 
 def check_spiking(relaxation: Relaxation, parts: list[Section], energy: Energy) -> None:
@@ -171,12 +180,15 @@ class Spikes(Relaxation):
                     "too, or relaxation: sigma_delta"
                 )
 
-    def start(self, energy: Energy, phase: Phase) -> Firing:
+    def start(self, energy: Energy, phase: Phase, random: torch.Generator | None = None) -> Firing:
         rest = phase.rest()
         return Firing([None] * len(rest), rest, list(rest))
 
     def activities(self, state: Firing) -> State:
         return state.slow
+
+    def told(self, before: Firing, after: Firing) -> State:
+        return _decoded(before.trace, after.trace, 1 / self.tau)
 
     def repeat(self, state: Firing, count: int, dtype: torch.dtype) -> Firing:
         def copied(value: Any) -> Any:

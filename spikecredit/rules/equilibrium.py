@@ -12,6 +12,7 @@ from spikecredit.equilibrium import (
     Energy,
     Estimator,
     Hopfield,
+    Phase,
     Relaxation,
     Sweeps,
     continual_gradient,
@@ -142,6 +143,20 @@ class EquilibriumPropagation(Rule):
         found = delivered_errors(settled, y, cost, self.estimator, torch.Generator(x.device).manual_seed(0))
         names = [part.name for part in sections(net)]
         return {name: (a / len(y), b / len(y)) for name, a, b in zip(names, found, wanted, strict=True)}
+
+    @torch.no_grad()
+    def recorded(self, net: Network, x: Tensor) -> tuple[dict[str, Tensor], bool]:
+        """What neurons tell each other in each step of the free phase."""
+        parts = sections(net)
+        phase, random = Phase.of(parts, _constant(x)), torch.Generator(x.device).manual_seed(0)
+        state = self.relaxation.start(self.energy, phase, random)
+        steps = []
+        for _ in range(self.relaxation.free):
+            after = self.relaxation.run(self.energy, phase, 1, state)
+            steps.append(self.relaxation.told(state, after))
+            state = after
+        outputs = {part.behind: torch.stack(layer) for part, layer in zip(parts, zip(*steps, strict=True), strict=True)}
+        return outputs, self.relaxation.by_spikes
 
     def predict(self, net: Network, x: Tensor, forward: Forward | None = None) -> Tensor:
         fixed = torch.Generator(x.device).manual_seed(0)  # the same prediction at every call, where samples make it

@@ -42,6 +42,11 @@ class Rule(ABC):
         """The network's output (T, B, *out) on x (T, B, *in), as evaluation sees it: a forward pass, for most rules."""
         return net(x) if forward is None else forward(x)
 
+    def recorded(self, net: Network, x: Tensor) -> tuple[dict[str, Tensor], bool] | None:
+        """What the network's neurons do on x (T, B, *in) where that is no forward pass: outputs (T, B, *N) by name of
+        the layer of neurons, and whether they are spikes. None: a forward pass shows it."""
+        return None
+
     def errors(self, net: Network, x: Tensor, y: Tensor, loss: LossFunction) -> dict[str, tuple[Tensor, Tensor]]:
         """The error that reaches each synapse layer, and the true one, dL/da of its current, by name of the layer.
 

@@ -194,7 +194,7 @@ class Trainer:
         split = self.data.validation if len(self.data.validation) else self.data.train
         x, y = self.encode(split.images[:count], "probe"), split.labels[:count]
         layers = alignment(self.net, x, y, self.experiment.loss)
-        firing = activity(self.net, x)
+        firing = activity(self.net, x, self.experiment.rule.recorded(self.net, x))
         warn_of_extremes(firing, self.warned)
         if not self.experiment.rule.delivers_errors:
             layers = of_rule(layers, self.experiment.rule.errors(self.net, x, y, self.experiment.loss))
@@ -304,7 +304,8 @@ class Trainer:
             self.net.load_state_dict(self._best_weights)
         loss, accuracy = self.evaluate(self.data.test, "test")
         self.net.eval()
-        firing = activity(self.net, self.encode(self.data.test.images[:EVALUATION_BATCH], "test", 0))
+        x = self.encode(self.data.test.images[:EVALUATION_BATCH], "test", 0)
+        firing = activity(self.net, x, self.experiment.rule.recorded(self.net, x))
         self.net.train()
         trained = sum(record["seconds"] for record in self.history)
         self.result = {

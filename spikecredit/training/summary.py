@@ -19,8 +19,10 @@ def run_record(trainer: Trainer, label: str, resolved: dict[str, Any], environme
     net, data = trainer.net, trainer.data
     net.eval()
     sample = data.test.images[:1]
-    recorded = record(net, trainer.encode(sample, "raster"))
-    spikes = {name: out[:, 0].float().cpu().numpy() for name, out in recorded.items()}
+    x = trainer.encode(sample, "raster")
+    recorded = trainer.experiment.rule.recorded(net, x)
+    outputs = record(net, x) if recorded is None else recorded[0]
+    spikes = {name: out[:, 0].float().cpu().numpy() for name, out in outputs.items()}
     net.train()
     weights: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
     for name, layer in net.synapses().items():

@@ -7,7 +7,18 @@ from relaxing import batch, dense, flat
 
 import spikecredit as sc
 from spikecredit.cli import CONFIGS
-from spikecredit.equilibrium import Centred, Hopfield, OneSided, RandomSign, SquaredError, Sweeps, gradient
+from spikecredit.equilibrium import (
+    Centred,
+    Hopfield,
+    OneSided,
+    RandomSign,
+    SigmaDelta,
+    Spikes,
+    SquaredError,
+    Sweeps,
+    gradient,
+    settle,
+)
 from spikecredit.losses import MeanPotential, PerStep
 from spikecredit.losses import SquaredError as SquaredErrorLoss
 from spikecredit.rules import EquilibriumPropagation
@@ -146,3 +157,45 @@ def test_the_squared_error_is_half_a_squared_distance():
     torch.testing.assert_close(SquaredErrorLoss().of_samples(out, labels), torch.tensor([1.0, 0.5]))
     assert float(SquaredErrorLoss()(out, labels)) == 0.75
     assert not OneSided().nodes()[1].moves
+
+
+@pytest.mark.parametrize(
+    ("relaxation", "unit", "spiking"),
+    [
+        (Sweeps(12, 4), sc.HardSigmoid, False),
+        (SigmaDelta(12, 4), sc.HardSigmoid, True),
+        (Spikes(12, 4), sc.LIF, True),
+    ],
+)
+def test_what_is_recorded_is_the_free_phase(relaxation, unit, spiking):
+    """Not a forward pass, which such a network never makes."""
+    net, (x, _) = dense(unit), batch()
+    rule = EquilibriumPropagation(relaxation=relaxation)
+    outputs, are_spikes = rule.recorded(net, x[None])
+    assert are_spikes == spiking and list(outputs) == ["layers.1", "layers.3", "layers.5"]
+    settled = settle(net, x, relaxation=relaxation)
+    for out, activity, trace in zip(
+        outputs.values(), settled.activities, getattr(settled.state, "trace", settled.activities), strict=True
+    ):
+        assert out.shape == (12, *activity.shape)
+        if not spiking:
+            assert torch.equal(out[-1], activity)
+            continue
+        assert set(out.unique().tolist()) == {0.0, 1.0}
+        again = torch.zeros_like(activity)  # the traces, from the spikes alone
+        for t, z in enumerate(out, 1):
+            lam = relaxation.lam / t**relaxation.lam_decay if isinstance(relaxation, SigmaDelta) else 1 / relaxation.tau
+            again += lam * (z - again)
+        torch.testing.assert_close(again, trace, rtol=0, atol=1e-12)
+
+
+def test_a_run_by_spikes_reports_its_spikes_and_its_angles():
+    config = tuple(c.replace("free: 15", "kind: sigma_delta, free: 15") for c in CONFIG if "readout" not in c)
+    trainer = tiny.trainer(*config, "readout=hard_sigmoid", "training.measure=8")
+    trainer.fit()
+    last = [line for line in trainer.history if line["event"] == "epoch"][-1]
+    assert trainer.result["spikes_per_neuron"] > 0.1
+    assert {name for name, layer in last["activity"].items() if layer["rate"] > 0} == set(last["activity"]) != set()
+    hidden, output = last["layers"].values()
+    assert 0 < hidden["error_angle"] < 85 and 0 < output["error_angle"] < 60
+    assert hidden["error_norm"] > 0 and hidden["true_error_norm"] > 0
