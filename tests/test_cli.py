@@ -380,16 +380,17 @@ def test_demo_compares_its_rows_and_keeps_old_reports(here: Path, monkeypatch: p
         label: line for label, _ in demo.ROWS for line in result.stdout.splitlines() if line.startswith(label + "  ")
     }
     assert (
-        len(rows) == 4
+        len(rows) == 5
         and "seeds 0 to 1" in result.stdout
         and "few digits: 40 training, 12 validation, 10" in result.stdout
     )
     assert re.search(r"\d+\.\d% ± \d+\.\d +0° +\d+\.\d\d +– +\d+\.\d s$", rows["backprop"])
     assert re.search(r" [1-9]\d*° ", rows["feedback alignment"])
     assert re.search(r" 0 +\d+\.\d s$", rows["sign symmetry + Dale's law"])  # violations
+    assert re.search(r" [1-9]\d*° +\d+\.\d\d +–", rows[demo.EQUILIBRIUM])  # an angle, and spikes
     assert "report: runs/demo/report.html" in result.stdout and (here / "runs/demo/report.html").is_file()
     kept = json.loads((here / "runs/demo/results.json").read_text())
-    assert len(kept["results"]) == 8 and len(kept["rows"]) == 4
+    assert len(kept["results"]) == 10 and len(kept["rows"]) == 5
     monkeypatch.setattr(report, "write_report", lambda path, *_: path)
     single = run("demo", "--seeds", "1")
     assert single.exit_code == 0 and "runs/demo-2/report.html" in single.stdout and "±" not in single.stdout

@@ -240,6 +240,23 @@ def first_layer_angle(runs: Mapping[str, Seeds]) -> "Figure":
     return figure
 
 
+def stdp_window(lags: Any, fitted: Any, closed: Any) -> "Figure":
+    """Change of a weight per pair of spikes over t_post - t_pre in steps: points fitted, a line in closed form."""
+    lags = np.asarray(lags)
+    with _style():
+        figure, grid = _figure(3.2)
+        ax = grid.flat[0]
+        for side in (lags < 0, lags > 0):
+            ax.plot(lags[side], np.asarray(closed)[side], color=CONDITIONS[1], label=None if side[0] else "closed form")
+        ax.plot(lags, np.asarray(fitted), "o", color=CONDITIONS[0], markersize=3, label="fitted to the changes")
+        ax.axhline(0, color="0.6", linewidth=0.8, linestyle=":")
+        ax.axvline(0, color="0.6", linewidth=0.8, linestyle=":")
+        ax.set_ylabel("change of the weight per pair")
+        ax.set_xlabel("t post - t pre (steps)")
+        ax.legend()
+    return figure
+
+
 def weight_signs(weights: Mapping[str, tuple[Any, Any]]) -> "Figure":
     """Histograms of effective weights by the type of their presynaptic unit.
 

@@ -5,12 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from spikecredit.analysis import plots
 from spikecredit.analysis.page import Figures, Table, cell_text, html_table, section, write_page, yaml_block
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,12 @@ def interval(values: Sequence[float | None]) -> Interval:
 
 
 def write_report(
-    path: Path, title: str, runs: Sequence[RunRecord], table: Table | None = None, intro: str = ""
+    path: Path,
+    title: str,
+    runs: Sequence[RunRecord],
+    table: Table | None = None,
+    intro: str = "",
+    more: Sequence[tuple["Figure", str, str]] = (),
 ) -> Path:
     """Write the report of one run, or of several compared by their labels.
 
@@ -80,6 +88,7 @@ def write_report(
         runs: those with the same label are seeds of one condition.
         table: rows to show, column -> value, instead of the summary made from the results.
         intro: a paragraph below the heading; blank lines part paragraphs.
+        more: figures of the comparison beside those of every report, each with its title and caption.
     Returns:
         path.
     Raises:
@@ -96,7 +105,7 @@ def write_report(
         parts.append(section("Figures", *_run_figures(page, runs[0], curves=True)))
         parts.append(section("Configuration", yaml_block(runs[0].config)))
     else:
-        parts.append(section("Comparison", *_comparison(page, conditions)))
+        parts.append(section("Comparison", *_comparison(page, conditions), *(page.figure(*one) for one in more)))
         parts.append("<section><h2>Conditions</h2>")
         for i, (label, group) in enumerate(conditions.items()):
             of = f"first of {len(group)} seeds" if len(group) > 1 else "one seed"

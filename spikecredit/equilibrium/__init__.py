@@ -23,7 +23,7 @@ from spikecredit.equilibrium.errors import backpropagated_errors, delivered_erro
 from spikecredit.equilibrium.relax import Nudge, Relaxation, Sweeps, residual
 from spikecredit.equilibrium.sections import Phase, Section, State, sections
 from spikecredit.equilibrium.spiking import SigmaDelta, Spikes
-from spikecredit.equilibrium.stdp import PairSTDP, directed_change, emergent_window
+from spikecredit.equilibrium.stdp import PairSTDP, directed_change, emergent_window, fitted_window
 
 RELAXATIONS: dict[str, type[Relaxation]] = {
     "sweeps": Sweeps, "sigma_delta": SigmaDelta, "spikes": Spikes, "gibbs": Gibbs,
@@ -68,6 +68,7 @@ __all__ = [
     "directed_change",
     "early_inference",
     "emergent_window",
+    "fitted_window",
     "free_state",
     "gradient",
     "residual",

@@ -123,6 +123,41 @@ def directed_change(pre: Tensor, post: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def fitted_window(
+    pre: Tensor, post: Tensor, change: Tensor, left: Tensor, reach: int = 60
+) -> tuple[Tensor, Tensor, float]:
+    """The STDP window that explains measured weight changes, by least squares, with nothing assumed of its shape.
+
+        change_bij ~ sum_d W(d) (number of pairs with t_post - t_pre = d) + a left_bij
+
+    Args:
+        pre (T, B, n_pre), post (T, B, n_post): spikes, from rest on. change (B, n_post, n_pre): what each synapse
+            changed by over these steps. left: x(T) y(T), what pairs still lack when the time is up (`PairSTDP`).
+        reach: the largest difference in steps; what lies beyond is taken as 0.
+    Returns:
+        d = -reach ... reach, W(d), and the norm of what is left unexplained over that of the changes. Synapses with a
+        silent end are left out.
+    Raises:
+        ValueError: fewer synapses than unknowns.
+    """
+    steps, post, pre = len(pre), post.double(), pre.double()
+    columns = [left.double()]
+    for d in range(-reach, reach + 1):
+        later, earlier = post[max(d, 0) : steps + min(d, 0)], pre[max(-d, 0) : steps - max(d, 0)]
+        columns.append(torch.einsum("tbi,tbj->bij", later, earlier))
+    fires = (post.sum(0) > 0)[:, :, None] & (pre.sum(0) > 0)[:, None, :]
+    counts, changes = torch.stack([c[fires] for c in columns], 1), change.double()[fires]
+    if len(counts) < counts.shape[1]:
+        raise ValueError(
+            f"{counts.shape[1]} unknowns need at least as many synapses with spikes at both ends, got {len(counts)}: "
+            "record more samples or neurons, or a shorter reach"
+        )
+    found = torch.linalg.lstsq(counts, changes[:, None], driver="gelsd").solution[:, 0]
+    unexplained = float((counts @ found - changes).norm() / changes.norm())
+    return torch.arange(-reach, reach + 1), found[1:], unexplained
+
+
+@torch.no_grad()
 def emergent_window(
     trials: int = 400_000,
     rate: float = 0.05,

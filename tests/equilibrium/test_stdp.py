@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from relaxing import batch, dense, flat
 
 from spikecredit.equilibrium import Hopfield, Nudge, OneSided, Phase, SquaredError, Sweeps, gradient, sections
-from spikecredit.equilibrium.stdp import PairSTDP, directed_change, emergent_window
+from spikecredit.equilibrium.stdp import PairSTDP, directed_change, emergent_window, fitted_window
 
 
 def pair(delta, steps=4000, dt=0.1):
@@ -127,6 +127,22 @@ def test_the_curve_of_bengio_et_al_emerges():
     for mean, error, value in zip(means.tolist(), errors.tolist(), wanted, strict=True):
         assert abs(mean - value) < 5 * error + 0.006  # the reference has errors of its own
     assert (means[:6] < 0).all() and (means[6:] > 0).all()
+
+
+def test_the_window_can_be_read_off_the_changes_alone():
+    """Nothing of its shape assumed: random trains, changes by the traces, and least squares find W and A-."""
+    g, rule = torch.Generator().manual_seed(0), PairSTDP(8.0, 4.0)
+    pre = (torch.rand(150, 10, 6, generator=g) < 0.1).double()
+    post = (torch.rand(150, 10, 5, generator=g) < 0.1).double()
+    pre[:, 0, 0] = 0  # a silent end has no pairs
+    integral, left = rule.integral(pre, post)
+    lags, found, unexplained = fitted_window(pre, post, integral, left, reach=50)
+    torch.testing.assert_close(found, rule.window(lags.double()), rtol=0, atol=1e-3)
+    assert unexplained < 1e-3
+    other = PairSTDP(4.0, 8.0).integral(pre, post)
+    assert not torch.allclose(fitted_window(pre, post, *other, reach=50)[1], found, atol=1e-2)
+    with pytest.raises(ValueError, match="at least as many synapses"):
+        fitted_window(pre[:, :1], post[:, :1], integral[:1], left[:1], reach=50)
 
 
 def test_bad_constants_and_spikes_are_refused():
