@@ -36,7 +36,10 @@ def test_the_centred_estimate_is_the_gradient(unit, order, cost):
     assert relative(found, true_gradient(net, x, y, cost)) < 1e-4
 
 
-@pytest.mark.parametrize("pool", [lambda: sc.AvgPool2d(2), lambda: sc.MaxPool2d(2), lambda: sc.AvgPool2d(3, 2, 1)])
+@pytest.mark.parametrize(
+    "pool",
+    [lambda: sc.AvgPool2d(2), lambda: sc.MaxPool2d(2), lambda: sc.SoftPool2d(2, 0.3), lambda: sc.AvgPool2d(3, 2, 1)],
+)
 def test_convolutions_and_pools_have_their_gradient(pool):
     net, (x, y) = convolutional(pool), batch((2, 12, 12))
     found = estimate(net, x, y, Centred(1e-3))
@@ -84,8 +87,9 @@ def test_holomorphic_estimates_converge_exponentially_and_two_points_are_centred
     assert relative(estimate(net, x, y, Holomorphic(0.1, 2)), estimate(net, x, y, Centred(0.1))) < 1e-12
 
 
-def test_holomorphic_estimates_of_convolutions():
-    net, (x, y) = convolutional(lambda: sc.AvgPool2d(2)), batch((2, 12, 12))
+@pytest.mark.parametrize("pool", [lambda: sc.AvgPool2d(2), lambda: sc.SoftPool2d(2), lambda: sc.SoftPool2d(2, 0.3)])
+def test_holomorphic_estimates_of_convolutions(pool):
+    net, (x, y) = convolutional(pool), batch((2, 12, 12))
     wanted = true_gradient(net, x, y)
     errors = [relative(estimate(net, x, y, Holomorphic(0.1, n)), wanted) for n in (2, 4, 8)]
     assert errors[2] < 1e-5 < errors[1] < errors[0]
