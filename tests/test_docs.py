@@ -24,7 +24,7 @@ from spikecredit.training.schema import load
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-FOLDERS = (DOCS, DOCS / "pathways", DOCS / "constraints")
+FOLDERS = (DOCS, DOCS / "pathways", DOCS / "constraints", DOCS / "equilibrium")
 PAGES = [*sorted(p for folder in FOLDERS for p in folder.glob("*.md")), ROOT / "README.md"]
 NAMES = [str(p.relative_to(ROOT)) for p in PAGES]
 

@@ -17,6 +17,7 @@ from spikecredit.equilibrium.contrast import (
 )
 from spikecredit.equilibrium.cost import COSTS, Cost, CrossEntropy, SquaredError
 from spikecredit.equilibrium.energy import ENERGIES, Energy, Hopfield, Potential, Predictive
+from spikecredit.equilibrium.homeostasis import add_homeostasis, check_homeostasis, homeostasis
 from spikecredit.equilibrium.relax import Nudge, Relaxation, Sweeps, residual
 from spikecredit.equilibrium.sections import Phase, Section, State, sections
 from spikecredit.equilibrium.spiking import SigmaDelta, Spikes
@@ -54,10 +55,13 @@ __all__ = [
     "SquaredError",
     "State",
     "Sweeps",
+    "add_homeostasis",
+    "check_homeostasis",
     "directed_change",
     "emergent_window",
     "free_state",
     "gradient",
+    "homeostasis",
     "residual",
     "sections",
     "settle",

@@ -1,5 +1,6 @@
 """Equilibrium propagation as a rule: two relaxations of one network instead of a forward and a backward pass."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,8 @@ from spikecredit.equilibrium import (
     Hopfield,
     Relaxation,
     Sweeps,
+    add_homeostasis,
+    check_homeostasis,
     free_state,
     gradient,
     sections,
@@ -45,19 +48,27 @@ class EquilibriumPropagation(Rule):
         estimator: centred, one_sided, random_sign, holomorphic, contrastive_hebbian or coupled.
         energy: down which the network relaxes: hopfield, potential or predictive.
         relaxation: how it does: sweeps (rates), sigma_delta or spikes; and how long the phases are.
+        homeostasis: of a vector field, the strength of the loss that makes its Jacobian symmetric
+            (`equilibrium.homeostasis`, from the `noise` given). 0: none. The loss reported is the cost alone.
     Raises:
-        ValueError: by `check`: layers that have no place in an energy (`equilibrium.sections`), Dale's law on symmetric
-            weights, pathways that do not lead from a layer to the one before it by a matrix; by `gradients`: an input
-            that changes in time, a loss that is neither squared_error nor mean_potential (cross-entropy).
+        ValueError: a homeostasis below 0; by `check`: layers that have no place in an energy (`equilibrium.sections`),
+            Dale's law on symmetric weights, pathways that do not lead from a layer to the one before it by a matrix,
+            homeostasis of symmetric weights; by `gradients`: an input that changes in time, a loss that is neither
+            squared_error nor mean_potential (cross-entropy).
     Source: Scellier & Bengio 2017; Laborieux et al. 2021 (centred); Scellier et al. 2018 (vector fields).
     """
 
     estimator: Estimator = Centred()
     energy: Energy = Hopfield()
     relaxation: Relaxation = Sweeps()
+    homeostasis: float = 0.0
 
     delivers_errors: ClassVar[bool] = False
     random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.homeostasis < math.inf:
+            raise ValueError(f"homeostasis is the strength of a loss, 0 (none) or above, got {self.homeostasis!r}")
 
     @property
     def intervenes(self) -> bool:
@@ -66,6 +77,8 @@ class EquilibriumPropagation(Rule):
     def check(self, net: Network) -> None:
         parts = sections(net)
         self.relaxation.check(parts, self.energy)
+        if self.homeostasis:
+            check_homeostasis(parts)
         for part in parts[1:]:
             pathway = part.layer.pathway
             if type(pathway) not in PATHWAYS or not isinstance(pathway.error, Graded):
@@ -99,6 +112,8 @@ class EquilibriumPropagation(Rule):
             weight.backward(w)  # type: ignore[no-untyped-call]  # torch has no types for it
             if part.layer.bias is not None:
                 part.layer.bias.backward(b)  # type: ignore[no-untyped-call]  # torch has no types for it
+        if self.homeostasis:
+            add_homeostasis(settled, self.homeostasis, noise)
         out = settled.activities[-1]
         return cost(out, y).mean(), out[None]
 

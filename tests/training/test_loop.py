@@ -416,6 +416,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "EquilibriumPropagation.estimator": (EQUILIBRIUM, "rule.estimator={kind: one_sided, beta: 0.9}"),
     "EquilibriumPropagation.energy": (EQUILIBRIUM, "rule.energy={gain: 0.3}"),
     "EquilibriumPropagation.relaxation": (EQUILIBRIUM, "rule.relaxation={nudged: 1}"),
+    "EquilibriumPropagation.homeostasis": ((*EQUILIBRIUM, "pathway=feedback_alignment"), "rule.homeostasis=0.5"),
     "Experiment.training": ((), "training={epochs: 3}"),
     "Experiment.seed": ((), "seed=1"),
     "Training.epochs": ((FLAT,), "training.epochs=3"),
