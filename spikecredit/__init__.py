@@ -62,6 +62,7 @@ from spikecredit.synapses import (
     Linear,
     MaxPool2d,
     RecurrentLinear,
+    SoftPool2d,
 )
 
 __version__ = "0.1.0"
@@ -117,6 +118,7 @@ __all__ = [
     "Sigmoid",
     "SignOnly",
     "SignSymmetry",
+    "SoftPool2d",
     "StraightThrough",
     "Tanh",
     "Triangle",

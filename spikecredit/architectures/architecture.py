@@ -3,7 +3,7 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,12 +15,14 @@ from spikecredit.network import Network
 from spikecredit.neurons import LIF, LeakyReadout, Neuron
 from spikecredit.pathways import Pathway
 from spikecredit.seeds import stream
-from spikecredit.synapses import Synapse
+from spikecredit.synapses import AvgPool2d, MaxPool2d, SoftPool2d, Synapse
 
 Shape = tuple[int, int, int]
 
 
 Initialisation = Literal["torch", "lecun", "he"]
+
+Pool = Literal["average", "max", "soft"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,14 @@ def initialise(layers: Sequence[nn.Module], kind: Initialisation) -> None:
 def copies(neuron: Neuron) -> Neuron:
     """A copy of a template neuron: populations share constants, not parameters."""
     return copy.deepcopy(neuron)
+
+
+def pool_layer(kind: Pool) -> Callable[[int], nn.Module]:
+    """What makes a pooling layer of so large a window."""
+    pools: dict[str, Callable[[int], nn.Module]] = {"average": AvgPool2d, "max": MaxPool2d, "soft": SoftPool2d}
+    if kind not in pools:
+        raise ValueError(f"pool must be 'average', 'max' or 'soft', got {kind!r}")
+    return pools[kind]
 
 
 def check_size(size: int, divisor: int, owner: Architecture) -> None:

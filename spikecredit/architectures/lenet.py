@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn
 
-from spikecredit.architectures.architecture import Shape, check_size, copies
+from spikecredit.architectures.architecture import Pool, Shape, check_size, copies, pool_layer
 from spikecredit.architectures.dann import DANNArchitecture
 from spikecredit.neurons import Neuron
-from spikecredit.synapses import AvgPool2d, BatchNorm1d, BatchNorm2d, Dropout, Flatten, MaxPool2d
+from spikecredit.synapses import BatchNorm1d, BatchNorm2d, Dropout, Flatten
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class LeNet(DANNArchitecture):
         channels: output channels of the convolutions.
         kernel: their kernel size; padding "same" keeps the map until the pool halves it.
         hidden: sizes of the dense hidden layers.
-        pool: "average" or "max" over the currents.
+        pool: "average", "max" or "soft" (`SoftPool2d`) over the currents.
         norm: batch normalisation over time before the neurons.
         dropout: probability of dropping a neuron of the dense layers' input for a whole sequence.
         dann: make all convolutions and dense layers DANN layers; norm then keeps its scales >= 0.
@@ -32,14 +31,14 @@ class LeNet(DANNArchitecture):
     channels: tuple[int, ...] = (6, 16)
     kernel: int = 5
     hidden: tuple[int, ...] = (120, 84)
-    pool: Literal["average", "max"] = "average"
+    pool: Pool = "average"
     norm: bool = False
     dropout: float = 0.0
 
     def layers(self, shape: Shape, classes: int, neuron: Neuron, readout: Neuron) -> Sequence[nn.Module]:
         depth, height, width = shape
         check_size(min(height, width), 2 ** len(self.channels), self)
-        pool = AvgPool2d if self.pool == "average" else MaxPool2d
+        pool = pool_layer(self.pool)
         layers: list[nn.Module] = []
         for channels in self.channels:
             layers += [self.convolution(depth, channels, self.kernel), pool(2)]

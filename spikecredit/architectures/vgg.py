@@ -6,10 +6,9 @@ from typing import Literal
 
 from torch import nn
 
-from spikecredit.architectures.architecture import Architecture, Shape, check_size, copies
+from spikecredit.architectures.architecture import Architecture, Pool, Shape, check_size, copies, pool_layer
 from spikecredit.neurons import Neuron
 from spikecredit.synapses import (
-    AvgPool2d,
     BatchNorm1d,
     BatchNorm2d,
     Conv2d,
@@ -17,7 +16,6 @@ from spikecredit.synapses import (
     Flatten,
     GlobalAvgPool2d,
     Linear,
-    MaxPool2d,
 )
 
 
@@ -29,7 +27,7 @@ class VGG(Architecture):
         blocks: convolutions per stage. VGG-11 is (1, 1, 2, 2, 2), VGG-16 (2, 2, 3, 3, 3); any depth goes.
         width: channels of the first stage; they double from stage to stage up to 8 * width.
         hidden: sizes of the dense hidden layers after the convolutions.
-        pool: "average" or "max", over the currents of the stage's last convolution.
+        pool: "average", "max" or "soft" (`SoftPool2d`), over the currents of the stage's last convolution.
         norm: batch normalisation over time before the neurons.
         dropout: probability of dropping a neuron before each dense layer for a whole sequence.
         head: "flatten" or "average" (global average pooling) before the dense layers.
@@ -39,7 +37,7 @@ class VGG(Architecture):
     blocks: tuple[int, ...] = (1, 1, 2, 2, 2)
     width: int = 64
     hidden: tuple[int, ...] = ()
-    pool: Literal["average", "max"] = "average"
+    pool: Pool = "average"
     norm: bool = True
     dropout: float = 0.0
     head: Literal["flatten", "average"] = "flatten"
@@ -47,7 +45,7 @@ class VGG(Architecture):
     def layers(self, shape: Shape, classes: int, neuron: Neuron, readout: Neuron) -> Sequence[nn.Module]:
         depth, height, width = shape
         check_size(min(height, width), 2 ** len(self.blocks), self)
-        pool = AvgPool2d if self.pool == "average" else MaxPool2d
+        pool = pool_layer(self.pool)
         layers: list[nn.Module] = []
         for stage, count in enumerate(self.blocks):
             channels = self.width * min(2**stage, 8)

@@ -20,6 +20,7 @@ from spikecredit.equilibrium.contrast import (
 from spikecredit.equilibrium.cost import COSTS, Cost, CrossEntropy, SquaredError
 from spikecredit.equilibrium.energy import ENERGIES, Energy, Hopfield, Potential, Predictive
 from spikecredit.equilibrium.errors import backpropagated_errors, delivered_errors, early_inference, true_errors
+from spikecredit.equilibrium.homeostasis import add_homeostasis, check_homeostasis, homeostasis
 from spikecredit.equilibrium.relax import Nudge, Relaxation, Sweeps, residual
 from spikecredit.equilibrium.sections import Phase, Section, State, sections
 from spikecredit.equilibrium.spiking import SigmaDelta, Spikes
@@ -62,7 +63,9 @@ __all__ = [
     "SquaredError",
     "State",
     "Sweeps",
+    "add_homeostasis",
     "backpropagated_errors",
+    "check_homeostasis",
     "continual_gradient",
     "delivered_errors",
     "directed_change",
@@ -71,6 +74,7 @@ __all__ = [
     "fitted_window",
     "free_state",
     "gradient",
+    "homeostasis",
     "residual",
     "sections",
     "settle",

@@ -7,13 +7,11 @@ from torch import Tensor
 
 from spikecredit.equilibrium.contrast import Centred, Estimator, Settled, column, factor, is_directed
 from spikecredit.equilibrium.cost import Cost
-from spikecredit.equilibrium.sections import Phase, State, sections
-from spikecredit.network import Network
+from spikecredit.equilibrium.sections import State
 
 
 @torch.no_grad()
 def continual_gradient(
-    net: Network,
     settled: Settled,
     y: Tensor,
     cost: Cost,
@@ -31,7 +29,7 @@ def continual_gradient(
     add up.
 
     Args:
-        net: whose weights were taken. settled: its free state (`contrast.settle`). rate: eta, positive.
+        settled: the free state of a batch (`contrast.settle`). rate: eta, positive.
         estimator: nudges; those that hold the output do not move there step by step.
     Returns:
         (dC/dW, dC/db) by layer name, of effective weights.
@@ -50,9 +48,9 @@ def continual_gradient(
     for node in estimator.nodes(random):
         if not node.moves:
             continue
-        parts = sections(net)
-        phase = Phase.of(parts, x)
-        before = [(part.weight.clone(), None if part.bias is None else part.bias.clone()) for part in parts]
+        phase = settled.phase.to(x.dtype)
+        parts = phase.parts
+        before = [(part.weight, part.bias) for part in parts]
         for part in parts:  # weights of their own, which the phase may move; B = W where they were one tensor
             tied = part.feedback is part.weight
             part.weight = part.weight.clone()

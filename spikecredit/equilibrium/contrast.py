@@ -179,7 +179,7 @@ class Settled:
         """The phase, the state and the nudge in which all nodes relax side by side, one after the other in the batch:
         either all push or all hold."""
         count, x = len(nodes), self.phase.x
-        phase = self.phase if dtype == x.dtype else Phase.of(self.phase.parts, x.to(dtype))
+        phase = self.phase if dtype == x.dtype else self.phase.to(dtype)
         labels = y.repeat(count)
         beta = column([node.beta for node in nodes], len(x), dtype, x)
         held = None
@@ -291,7 +291,7 @@ def nudged_states(
 
 def _contrast(settled: Settled, phase: Phase, states: State, weights: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """-sum over nodes and batch of weights times the products of `Energy.ends`."""
-    energy, x, parts = settled.energy, settled.phase.x, settled.phase.parts
+    energy, x, parts = settled.energy, settled.phase.x, phase.parts
     batch, directed = len(x), is_directed(parts)
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for index, part in enumerate(parts):

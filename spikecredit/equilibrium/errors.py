@@ -11,6 +11,9 @@ from spikecredit.equilibrium.energy import Hopfield
 from spikecredit.equilibrium.relax import Nudge, Sweeps
 from spikecredit.equilibrium.sections import Phase, State
 
+FINE = 200
+"""Sweeps in which spike traces settle to the rates that they tell."""
+
 
 @dataclass
 class _Probed(Phase):
@@ -28,8 +31,9 @@ def true_errors(settled: Settled, y: Tensor, cost: Cost, sweeps: int = 1000, tol
 
         lambda = J^T lambda + dC/ds,    delta_l = (dF_l / da_l)^T lambda         s = F(s), J = dF/ds at the free state
 
-    This is what backpropagation through time converges to over many sweeps, found by iteration (with half steps, as
-    Almeida and Pineda's recurrent backpropagation), for any energy, pooling and B.
+    Where neurons tell their rates by spikes, s is the fixed point of the rates. This is what backpropagation through
+    time converges to over many sweeps, found by iteration (with half steps, as Almeida and Pineda's recurrent
+    backpropagation), for any energy, pooling and B.
 
     Returns:
         delta_1 ... delta_L, in the shapes of the activities; None where the iteration does not converge, or where the
@@ -39,7 +43,10 @@ def true_errors(settled: Settled, y: Tensor, cost: Cost, sweeps: int = 1000, tol
     parts = settled.phase.parts
     if settled.relaxation.stochastic or any(part.neuron is not None for part in parts):
         return None
-    state = [s.detach().requires_grad_() for s in settled.activities]
+    found = settled.activities
+    if settled.relaxation.by_spikes:
+        found = Sweeps(free=FINE).run(settled.energy, settled.phase, FINE, found)
+    state = [s.detach().requires_grad_() for s in found]
     extra = [torch.zeros_like(s, requires_grad=True) for s in state]
     phase = _Probed(parts, settled.phase.x, settled.phase.drive, list(settled.phase.places), extra)
     with torch.enable_grad():

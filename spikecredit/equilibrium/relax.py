@@ -169,7 +169,7 @@ class Sweeps(Relaxation):
                         force = None if index < last or nudge is None else nudge.force(state[last])
                         state[index] = energy.target(phase, index, state, force)
             else:
-                phase.locate(state)
+                phase.forget()
                 force = None if nudge is None else nudge.force(state[last])
                 new = [energy.target(phase, i, state, force if i == last else None) for i in range(moving)]
                 if self.order == "euler":

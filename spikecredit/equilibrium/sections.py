@@ -1,5 +1,6 @@
 """An equilibrium network as sections, made of a network's own layers, and such a network on one batch."""
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from spikecredit.network import Network
 from spikecredit.neurons.rate import RateUnit
 from spikecredit.neurons.spiking import SpikingNeuron
-from spikecredit.synapses import AvgPool2d, Conv2d, Flatten, Linear, MaxPool2d
+from spikecredit.synapses import AvgPool2d, Conv2d, Flatten, Linear, MaxPool2d, SoftPool2d
 from spikecredit.synapses.conv import conv_gradients
 
 State = list[Tensor]
@@ -21,12 +22,12 @@ State = list[Tensor]
 class Section:
     """One synapse layer of the network, what lies around it, and the units behind it.
 
-        current of s_l from below: P(W_l s_{l-1} + b_l)       P: average or maximum pooling, or none
+        current of s_l from below: P(W_l s_{l-1} + b_l)       P: average, maximum or soft pooling, or none
 
     The effective weights are those of the last `take`.
     """
 
-    pool: nn.AvgPool2d | nn.MaxPool2d | None = None
+    pool: nn.AvgPool2d | nn.MaxPool2d | SoftPool2d | None = None
     unit: RateUnit | None = None
     neuron: SpikingNeuron | None = None
     behind: str = ""
@@ -59,11 +60,12 @@ class Section:
         return torch.ones_like(current) if self.unit is None else self.unit.derivative(current)
 
     def up(self, below: Tensor) -> tuple[Tensor, Tensor | None]:
-        """P(W s + b), and where the maxima were."""
+        """P(W s + b), and where the maxima were, or the slope of soft pooling."""
         raise NotImplementedError
 
     def down(self, above: Tensor, places: Tensor | None, below: Tensor) -> Tensor:
-        """B^T P^T s: the current that the layer above sends back, in the shape of the state below."""
+        """B^T P^T s: the current that the layer above sends back, in the shape of the state below. P^T: the adjoint
+        of the slope of P, at `places`."""
         raise NotImplementedError
 
     def hebb(self, post: Tensor, pre: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -94,6 +96,8 @@ class Convolution(Section):
         y = F.conv2d(images, self.weight, self.bias, *geometry)
         if self.pool is None:
             return y, None
+        if isinstance(self.pool, SoftPool2d):
+            return self.pool.with_slope(y)
         kernel, stride, padding = self._window()
         if isinstance(self.pool, nn.MaxPool2d):
             return F.max_pool2d(y, kernel, stride, padding, return_indices=True)
@@ -132,6 +136,9 @@ class Convolution(Section):
             (images.shape[2 + i] + 2 * padding[i] - dilation[i] * (self.weight.shape[2 + i] - 1) - 1) // stride[i] + 1
             for i in (0, 1)
         )
+        if isinstance(self.pool, SoftPool2d):
+            assert places is not None
+            return self.pool.spread(above, places, (height, width))
         size = (*above.shape[:2], height, width)
         if places is not None:
             flat = above.new_zeros((*above.shape[:2], height * width))
@@ -145,7 +152,7 @@ class Convolution(Section):
 
     def _window(self) -> list[list[int]]:
         """Kernel, stride and padding of the pooling."""
-        assert self.pool is not None
+        assert isinstance(self.pool, nn.AvgPool2d | nn.MaxPool2d)
         numbers = self.pool.kernel_size, self.pool.stride, self.pool.padding
         return [[n, n] if isinstance(n, int) else list(n) for n in numbers]
 
@@ -172,7 +179,12 @@ def sections(net: Network) -> list[Section]:
             found.append(Convolution(name, layer) if isinstance(layer, Conv2d) else Dense(name, layer))
         elif isinstance(layer, Flatten) and (not found or found[-1].closed or index == 0):
             continue
-        elif isinstance(layer, AvgPool2d | MaxPool2d) and found and not found[-1].closed and found[-1].pool is None:
+        elif (
+            isinstance(layer, AvgPool2d | MaxPool2d | SoftPool2d)
+            and found
+            and not found[-1].closed
+            and found[-1].pool is None
+        ):
             if not isinstance(found[-1].layer, Conv2d):
                 raise ValueError(f"{name}: pooling follows a convolution, got {type(found[-1].layer).__name__}")
             _check_pool(layer, name)
@@ -184,8 +196,8 @@ def sections(net: Network) -> list[Section]:
         else:
             raise ValueError(
                 f"{name}, {type(layer).__name__}, has no place in an equilibrium network: write Linear or Conv2d, then "
-                "AvgPool2d or MaxPool2d if at all, then a rate unit such as sc.HardSigmoid() (none after the last "
-                "synapse makes its units linear) or spiking neurons; Flatten anywhere after these or at the start"
+                "AvgPool2d, MaxPool2d or SoftPool2d if at all, then a rate unit such as sc.HardSigmoid() (none after "
+                "the last synapse makes its units linear) or spiking neurons; Flatten after these or at the start"
             )
     for before, after in itertools.pairwise(found):
         if not before.closed:
@@ -198,7 +210,9 @@ def sections(net: Network) -> list[Section]:
     return found
 
 
-def _check_pool(pool: nn.AvgPool2d | nn.MaxPool2d, name: str) -> None:
+def _check_pool(pool: nn.AvgPool2d | nn.MaxPool2d | SoftPool2d, name: str) -> None:
+    if isinstance(pool, SoftPool2d):
+        return
     plain = getattr(pool, "count_include_pad", True) and getattr(pool, "divisor_override", None) is None
     dilation = getattr(pool, "dilation", 1)
     if not plain or pool.ceil_mode or dilation not in (1, (1, 1)):
@@ -222,6 +236,19 @@ class Phase:
         drive, places = parts[0].up(x)
         return cls(parts, x, drive, [places, *[None] * (len(parts) - 1)])
 
+    def to(self, dtype: torch.dtype) -> "Phase":
+        """The same phase in a dtype: with the weights that were taken, as some pathways would draw another B."""
+        parts = []
+        for part in self.parts:
+            same = copy.copy(part)
+            same.weight = part.weight.to(dtype)
+            same.feedback = same.weight if part.feedback is part.weight else part.feedback.to(dtype)
+            same.bias = None if part.bias is None else part.bias.to(dtype)
+            parts.append(same)
+        x = self.x.to(dtype)
+        drive, places = parts[0].up(x)
+        return Phase(parts, x, drive, [places, *[None] * (len(parts) - 1)])
+
     def rest(self) -> State:
         """All activities 0."""
         state = [torch.zeros_like(self.drive)]
@@ -238,7 +265,7 @@ class Phase:
         )
 
     def below(self, index: int, state: State) -> Tensor:
-        """P(W s_{l-1} + b) of layer `index`, from 0; remembers where the maxima are."""
+        """P(W s_{l-1} + b) of layer `index`, from 0; remembers where the maxima are, or soft pooling's slope."""
         if index == 0:
             return self.drive
         current, self.places[index] = self.parts[index].up(state[index - 1])
@@ -251,11 +278,9 @@ class Phase:
             self.places[index + 1] = part.up(state[index])[1]
         return part.down(state[index + 1] if sent is None else sent, self.places[index + 1], state[index])
 
-    def locate(self, state: State) -> None:
-        """Find the maxima of all poolings at this state."""
-        for index in range(1, len(self.parts)):
-            if self.parts[index].pool is not None:
-                self.places[index] = self.parts[index].up(state[index - 1])[1]
+    def forget(self) -> None:
+        """The state is another one: `above` has to find the maxima of all poolings anew, from what it is given."""
+        self.places[1:] = [None] * (len(self.parts) - 1)
 
 
 def repeat(t: Tensor, count: int) -> Tensor:

@@ -11,6 +11,7 @@ from spikecredit.equilibrium.energy import Energy, Hopfield
 from spikecredit.equilibrium.relax import Nudge, Relaxation, check_lengths
 from spikecredit.equilibrium.sections import Phase, Section, State, repeat
 from spikecredit.neurons.rate import HardSigmoid, Logistic
+from spikecredit.synapses import SoftPool2d
 
 
 @dataclass
@@ -44,7 +45,7 @@ class SigmaDelta(Relaxation):
             constant of the trace in steps.
     Raises:
         ValueError: numbers out of range; by `check`: units whose activity is not between 0 and 1, an energy that is not
-            Hopfield's, maximum pooling.
+            Hopfield's, maximum or soft pooling.
     Source: O'Connor, Gavves & Welling 2019, schedules as in their code.
     """
 
@@ -120,6 +121,11 @@ def check_spiking(relaxation: Relaxation, parts: list[Section], energy: Energy) 
     if not isinstance(energy, Hopfield):
         raise ValueError(f"spikes carry activities, and {energy} is not an energy in these: write energy: hopfield")
     for part in parts:
+        if isinstance(part.pool, SoftPool2d):
+            raise ValueError(
+                f"{part.name} is followed by SoftPool2d, which is not linear: what it makes of spikes has another "
+                "mean than what it makes of rates. Write AvgPool2d"
+            )
         if isinstance(part.pool, torch.nn.MaxPool2d):
             raise ValueError(
                 f"{part.name} is followed by MaxPool2d: with spikes the maximum of a window is another one at every "
@@ -152,7 +158,8 @@ class Spikes(Relaxation):
         free, nudged: steps of the free and of each nudged phase.
         tau, tau_stdp: time constants of the two traces in steps, at least 1.
     Raises:
-        ValueError: numbers out of range; by `check`: rate units, an energy that is not Hopfield's, maximum pooling.
+        ValueError: numbers out of range; by `check`: rate units, an energy that is not Hopfield's, maximum or
+            soft pooling.
     Source: after EqSpike (Martin et al. 2021), whose equations were not published in full: slow traces in the place of
         its filtered rate derivative are ours.
     """

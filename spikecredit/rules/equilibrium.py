@@ -1,5 +1,6 @@
 """Equilibrium propagation as a rule: two relaxations of one network instead of a forward and a backward pass."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +16,8 @@ from spikecredit.equilibrium import (
     Phase,
     Relaxation,
     Sweeps,
+    add_homeostasis,
+    check_homeostasis,
     continual_gradient,
     delivered_errors,
     free_state,
@@ -53,10 +56,13 @@ class EquilibriumPropagation(Rule):
         relaxation: how it does: sweeps (rates), sigma_delta, spikes or gibbs; and how long the phases are.
         continual: the rate at which weights already move within a nudged phase (C-EP, `continual_gradient`); give sgd
             the same lr. null: they wait for its end.
+        homeostasis: of a vector field, the strength of the loss that makes its Jacobian symmetric
+            (`equilibrium.homeostasis`, from the `noise` given). 0: none. The loss reported is the cost alone.
     Raises:
-        ValueError: by `check`: layers that have no place in an energy (`equilibrium.sections`), Dale's law on symmetric
-            weights, pathways that do not lead from a layer to the one before it by a matrix; by `gradients`: an input
-            that changes in time, a loss that is neither squared_error nor mean_potential (cross-entropy).
+        ValueError: a homeostasis below 0; by `check`: layers that have no place in an energy (`equilibrium.sections`),
+            Dale's law on symmetric weights, pathways that do not lead from a layer to the one before it by a matrix,
+            homeostasis of symmetric weights; by `gradients`: an input that changes in time, a loss that is neither
+            squared_error nor mean_potential (cross-entropy).
     Source: Scellier & Bengio 2017; Laborieux et al. 2021 (centred); Scellier et al. 2018 (vector fields).
     """
 
@@ -64,6 +70,7 @@ class EquilibriumPropagation(Rule):
     energy: Energy = Hopfield()
     relaxation: Relaxation = Sweeps()
     continual: float | None = None
+    homeostasis: float = 0.0
 
     delivers_errors: ClassVar[bool] = False
     random: ClassVar[bool] = True
@@ -79,6 +86,8 @@ class EquilibriumPropagation(Rule):
 
         if self.continual is not None and self.relaxation.stochastic:
             raise ValueError(f"{self.relaxation} has samples, whose steps are noise: write continual: null")
+        if not 0 <= self.homeostasis < math.inf:
+            raise ValueError(f"homeostasis is the strength of a loss, 0 (none) or above, got {self.homeostasis!r}")
 
     @property
     def intervenes(self) -> bool:
@@ -92,6 +101,8 @@ class EquilibriumPropagation(Rule):
                 "weights that move within a phase would leave their constraint until the optimiser's step: write "
                 "continual: null, or constraint: none"
             )
+        if self.homeostasis:
+            check_homeostasis(parts)
         for part in parts[1:]:
             pathway = part.layer.pathway
             if type(pathway) not in PATHWAYS or not isinstance(pathway.error, Graded):
@@ -121,7 +132,7 @@ class EquilibriumPropagation(Rule):
             found, settled = gradient(net, _constant(x), y, cost, self.energy, self.relaxation, self.estimator, noise)
         else:
             settled = settle(net, _constant(x), self.energy, self.relaxation)
-            found = continual_gradient(net, settled, y, cost, self.continual, self.estimator, noise)
+            found = continual_gradient(settled, y, cost, self.continual, self.estimator, noise)
         for part in sections(net):
             w, b = found[part.name]
             with torch.enable_grad():
@@ -129,6 +140,8 @@ class EquilibriumPropagation(Rule):
             weight.backward(w)  # type: ignore[no-untyped-call]  # torch has no types for it
             if part.layer.bias is not None:
                 part.layer.bias.backward(b)  # type: ignore[no-untyped-call]  # torch has no types for it
+        if self.homeostasis:
+            add_homeostasis(settled, self.homeostasis, noise)
         out = settled.activities[-1]
         return cost(out, y).mean(), out[None]
 

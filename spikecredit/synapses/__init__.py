@@ -4,7 +4,7 @@ from spikecredit.synapses.conv import Conv2d
 from spikecredit.synapses.dann import DANNConv2d, DANNLinear
 from spikecredit.synapses.linear import Linear
 from spikecredit.synapses.norm import BatchNorm1d, BatchNorm2d
-from spikecredit.synapses.pool import AvgPool2d, Dropout, Flatten, GlobalAvgPool2d, MaxPool2d
+from spikecredit.synapses.pool import AvgPool2d, Dropout, Flatten, GlobalAvgPool2d, MaxPool2d, SoftPool2d
 from spikecredit.synapses.recurrent import RecurrentLinear
 from spikecredit.synapses.synapse import (
     Constrained,
@@ -32,6 +32,7 @@ __all__ = [
     "Linear",
     "MaxPool2d",
     "RecurrentLinear",
+    "SoftPool2d",
     "Synapse",
     "Wiring",
     "learned_feedback",

@@ -65,8 +65,8 @@ TRACE = 10
 WINDOW = (
     "What a synapse of the trained network learns from one pair of spikes. 64 test images, from rest, the output "
     "pushed towards the label; traces of {trace} steps. Points: the window, at each difference in time by itself, that "
-    "best explains the change (presynaptic trace times the change of the postsynaptic one) of the synapses from 40 hidden "
-    "neurons to the output; it leaves {unexplained:.1%} unexplained. Lines: the closed form of pair STDP."
+    "best explains the change (presynaptic trace times the change of the postsynaptic one) of the synapses from 40 "
+    "hidden neurons to the output; it leaves {unexplained:.1%} unexplained. Lines: the closed form of pair STDP."
 )
 
 

@@ -14,6 +14,7 @@ CASES = {
     "recurrent": sc.MLP((30, 20), recurrent=True),
     "lenet": sc.LeNet((4, 6), hidden=(20,), norm=True, dropout=0.1),
     "lenet max": sc.LeNet((4, 6), 3, hidden=(20,), pool="max", norm=True),
+    "lenet soft": sc.LeNet((4, 6), 3, hidden=(20,), pool="soft"),
     "vgg": sc.VGG((1, 2), width=6, hidden=(20,), dropout=0.1),
     "vgg max": sc.VGG((1, 1), width=6, pool="max", head="average"),
     "resnet spike": sc.ResNet((1, 2), width=6),

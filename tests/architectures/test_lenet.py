@@ -1,5 +1,7 @@
 """LeNet: layers, order and parameter counts."""
 
+import pytest
+
 import spikecredit as sc
 
 
@@ -9,7 +11,10 @@ def test_the_pool_comes_before_the_neuron():
     assert names[:4] == ["Conv2d", "AvgPool2d", "BatchNorm2d", "LIF"]
     assert names[8:13] == ["Flatten", "Dropout", "Linear", "BatchNorm1d", "LIF"]
     assert names[-3:] == ["Dropout", "Linear", "LeakyReadout"]
-    assert isinstance(sc.LeNet(pool="max").build((1, 8, 8), 2).layers[1], sc.MaxPool2d)
+    for pool, kind in (("max", sc.MaxPool2d), ("soft", sc.SoftPool2d)):
+        assert isinstance(sc.LeNet(pool=pool).build((1, 8, 8), 2).layers[1], kind)
+    with pytest.raises(ValueError, match="'average', 'max' or 'soft', got 'mean'"):
+        sc.LeNet(pool="mean").build((1, 8, 8), 2)
 
 
 def test_parameter_counts():

@@ -70,8 +70,8 @@ def _down(part, above, below):
     """The adjoint of `_up` by autograd; B in the place of W under a pathway of its own, as a constant."""
     if not part.layer.pathway.transports_weights:
         return above @ part.layer.pathway.feedback(part.layer).detach()
-    at = below.detach().requires_grad_()
-    (back,) = torch.autograd.grad((_up(part, at) * above).sum(), at, create_graph=True)
+    at = below if below.requires_grad else below.detach().requires_grad_()  # the adjoint's slope depends on it
+    (back,) = torch.autograd.grad(_up(part, at), at, above, create_graph=True)
     return back.view(below.shape)
 
 

@@ -91,7 +91,7 @@ def test_each_nudged_step_is_a_step_of_backpropagation_through_time():
 
 
 def continual(net, x, y, rate, estimator, relaxation=Sweeps(600, 100), energy=Hopfield()):
-    found = continual_gradient(net, settle(net, x, energy, relaxation), y, SquaredError(), rate, estimator)
+    found = continual_gradient(settle(net, x, energy, relaxation), y, SquaredError(), rate, estimator)
     return flat([t for pair in found.values() for t in pair])
 
 
@@ -130,7 +130,7 @@ def test_weights_move_within_the_phase():
         after = x @ w.T + beta * (target - s)
         w, s = w + rate / beta * (after - s).T @ x, after
     found = continual_gradient(
-        net, settle(net, x, relaxation=Sweeps(5, 2, "jacobi")), y, SquaredError(), rate, OneSided(beta)
+        settle(net, x, relaxation=Sweeps(5, 2, "jacobi")), y, SquaredError(), rate, OneSided(beta)
     )
     torch.testing.assert_close(found["layers.0"][0], (net.layers[0].weight.detach() - w) / rate, rtol=1e-12, atol=0)
 
@@ -151,7 +151,7 @@ def test_rates_that_are_none_are_refused(rate):
     with pytest.raises(ValueError, match="positive"):
         EquilibriumPropagation(continual=rate)
     with pytest.raises(ValueError, match="positive"):
-        continual_gradient(net, settle(net, x), y, SquaredError(), rate)
+        continual_gradient(settle(net, x), y, SquaredError(), rate)
 
 
 def test_what_cannot_move_continually_is_refused():
@@ -159,12 +159,12 @@ def test_what_cannot_move_continually_is_refused():
     with pytest.raises(ValueError, match="complex numbers"):
         EquilibriumPropagation(Holomorphic(), continual=0.1)
     with pytest.raises(ValueError, match="complex numbers"):
-        continual_gradient(net, settle(net, x), y, SquaredError(), 0.1, Holomorphic())
+        continual_gradient(settle(net, x), y, SquaredError(), 0.1, Holomorphic())
     with pytest.raises(ValueError, match="samples, whose steps are noise"):
         EquilibriumPropagation(relaxation=Gibbs(), continual=0.1)
     sampled = dense(last=False)
     with pytest.raises(ValueError, match="samples, whose steps are noise"):
-        continual_gradient(sampled, settle(sampled, x, relaxation=Gibbs()), y, SquaredError(), 0.1)
+        continual_gradient(settle(sampled, x, relaxation=Gibbs()), y, SquaredError(), 0.1)
     assert true_errors(settle(sampled, x, relaxation=Gibbs()), y, SquaredError()) is None
     layers = sc.Linear(20, 30), sc.HardSigmoid(), sc.Linear(30, 10)
     net = sc.Network(*layers, pathway=sc.SignSymmetry(threshold=0.6), constraint=sc.Dale(), seed=0)

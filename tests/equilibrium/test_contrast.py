@@ -41,7 +41,10 @@ def test_the_centred_estimate_is_the_gradient(unit, order, cost):
     assert relative(found, true_gradient(net, x, y, cost)) < 1e-4
 
 
-@pytest.mark.parametrize("pool", [lambda: sc.AvgPool2d(2), lambda: sc.MaxPool2d(2), lambda: sc.AvgPool2d(3, 2, 1)])
+@pytest.mark.parametrize(
+    "pool",
+    [lambda: sc.AvgPool2d(2), lambda: sc.MaxPool2d(2), lambda: sc.SoftPool2d(2, 0.3), lambda: sc.AvgPool2d(3, 2, 1)],
+)
 def test_convolutions_and_pools_have_their_gradient(pool):
     net, (x, y) = convolutional(pool), batch((2, 12, 12))
     found = estimate(net, x, y, Centred(1e-3))
@@ -89,8 +92,9 @@ def test_holomorphic_estimates_converge_exponentially_and_two_points_are_centred
     assert relative(estimate(net, x, y, Holomorphic(0.1, 2)), estimate(net, x, y, Centred(0.1))) < 1e-12
 
 
-def test_holomorphic_estimates_of_convolutions():
-    net, (x, y) = convolutional(lambda: sc.AvgPool2d(2)), batch((2, 12, 12))
+@pytest.mark.parametrize("pool", [lambda: sc.AvgPool2d(2), lambda: sc.SoftPool2d(2), lambda: sc.SoftPool2d(2, 0.3)])
+def test_holomorphic_estimates_of_convolutions(pool):
+    net, (x, y) = convolutional(pool), batch((2, 12, 12))
     wanted = true_gradient(net, x, y)
     errors = [relative(estimate(net, x, y, Holomorphic(0.1, n)), wanted) for n in (2, 4, 8)]
     assert errors[2] < 1e-5 < errors[1] < errors[0]
@@ -304,3 +308,13 @@ def test_a_nudge_that_is_none_is_refused(estimator, beta):
     with pytest.raises(ValueError, match="at least 2"):
         Holomorphic(0.1, 1)
     assert Hopfield().gain == 1
+
+
+def test_free_and_nudged_phases_see_one_b_where_a_pathway_draws_it_anew():
+    """With batch magnitudes every look at B is another draw: complex phases take the weights of the free one."""
+    net, (x, y) = dense(pathway=sc.SignSymmetry(magnitude="batch")), batch()
+    settled = settle(net, x, relaxation=Sweeps(200, 200))
+    feedback = settled.phase.parts[1].feedback
+    phase, _, _ = nudged_states(settled, y, SquaredError(), Holomorphic(0.1, 4))
+    assert torch.equal(phase.parts[1].feedback.real, feedback) and phase.parts[1].feedback.is_complex()
+    assert not torch.equal(settle(net, x).phase.parts[1].feedback, feedback)  # the next look

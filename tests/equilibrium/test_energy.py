@@ -17,6 +17,7 @@ CASES = {
     "average pooling": (lambda unit: convolutional(lambda: sc.AvgPool2d(2), unit), (2, 12, 12)),
     "maximum pooling": (lambda unit: convolutional(lambda: sc.MaxPool2d(2), unit), (2, 12, 12)),
     "pools that overlap": (lambda unit: convolutional(lambda: sc.MaxPool2d(3, 2, 1), unit), (2, 12, 12)),
+    "soft pooling": (lambda unit: convolutional(lambda: sc.SoftPool2d(2, 0.3), unit), (2, 12, 12)),
     "padded average": (lambda unit: convolutional(lambda: sc.AvgPool2d(3, 2, 1), unit), (2, 12, 12)),
 }
 
@@ -114,6 +115,27 @@ def test_flows_and_local_products_are_the_derivatives_of_the_energy(case, energy
                 assert relative(got, -wanted / energy.gain**i) < 1e-12
 
 
+@pytest.mark.parametrize(
+    ("energy", "written"), [(Potential(), potential), (Potential(0.3), potential), (Predictive(), predictive)]
+)
+@pytest.mark.parametrize("case", CASES)
+def test_every_step_of_euler_goes_down_the_slope_of_where_it_is(case, energy, written):
+    """s - epsilon gain^(1-l) dE/ds_l, not with the maxima of an earlier state or of potentials instead of rates."""
+    make, shape = CASES[case]
+    net = make(sc.HardSigmoid)
+    x, _ = batch(shape, 5)
+    parts, relaxation = sections(net), Sweeps(order="euler", epsilon=0.1)
+    phase = Phase.of(parts, x)
+    state = [4 * s - 2 for s in interior(net, x)]  # beyond both kinks of the units
+    for _ in range(3):
+        at = [s.clone().requires_grad_() for s in state]
+        slopes = torch.autograd.grad(written(parts, x, at, energy.gain), at)
+        with torch.no_grad():
+            state = relaxation.run(energy, phase, 1, state)
+        for i, (new, s, slope) in enumerate(zip(state, at, slopes, strict=True)):
+            torch.testing.assert_close(new, s.detach() - 0.1 * slope / energy.gain**i, rtol=1e-12, atol=1e-12)
+
+
 # Not Tanh with a maximum: -s max(.) bounds its linearisation, from which a block descends, only where s >= 0.
 DESCENTS = [
     (case, unit)
@@ -126,25 +148,36 @@ DESCENTS = [
 @pytest.mark.parametrize(("case", "unit"), DESCENTS)
 @pytest.mark.parametrize(("order", "epsilon"), [("checkerboard", 1.0), ("euler", 0.05)])
 def test_the_energy_never_rises(case, order, epsilon, unit):
+    # ReLU is unbounded: weights small enough to have an energy from below
+    values = descent(case, unit, Sweeps(order=order, epsilon=epsilon), 0.5 if unit is sc.ReLU else 1.0)
+    assert float(values.diff(dim=0).max()) <= 1e-12
+    assert float((values[0] - values[-1]).min()) > 1e-3
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_with_soft_pooling_small_steps_descend_and_whole_blocks_need_not(unit):
+    """-s P(.) is no bound of its linearisation, from which a block takes its step."""
+    values = descent("soft pooling", unit, Sweeps(order="euler", epsilon=0.05), 0.5 if unit is sc.ReLU else 1.0)
+    assert float(values.diff(dim=0).max()) <= 1e-12
+    assert float((values[0] - values[-1]).min()) > 1e-3
+    if unit is sc.Tanh:
+        assert float(descent("soft pooling", unit, Sweeps(), 3.0).diff(dim=0).max()) > 0.1
+
+
+@torch.no_grad()
+def descent(case, unit, relaxation, scale):
+    """The energy of each sample before and after each of 30 sweeps, of weights times `scale`."""
     make, shape = CASES[case]
     net = make(unit)
     x, _ = batch(shape, 4)
-    if unit is sc.ReLU:  # unbounded: weights small enough to have an energy from below
-        with torch.no_grad():
-            for part in sections(net):
-                part.layer.weight.mul_(0.5)
-    with torch.no_grad():
-        parts = sections(net)
-        phase = Phase.of(parts, x)
-        state = interior(net, x)
-        before = Hopfield().value(net, x, state)
-        first = before
-        for _ in range(30):
-            state = Sweeps(order=order, epsilon=epsilon).run(Hopfield(), phase, 1, state)
-            after = Hopfield().value(net, x, state)
-            assert float((after - before).max()) <= 1e-12
-            before = after
-    assert float((first - after).min()) > 1e-3
+    for part in sections(net):
+        part.layer.weight.mul_(scale)
+    phase, state = Phase.of(sections(net), x), interior(net, x)
+    values = [Hopfield().value(net, x, state)]
+    for _ in range(30):
+        state = relaxation.run(Hopfield(), phase, 1, state)
+        values.append(Hopfield().value(net, x, state))
+    return torch.stack(values)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -207,9 +207,12 @@ def test_what_cannot_relax_so_is_refused(net, arguments, message):
         gradient(net(), x, y, CrossEntropy(), **arguments)
 
 
-def test_maxima_are_refused_where_spikes_are_pooled():
-    net, (x, y) = convolutional(lambda: sc.MaxPool2d(2), sc.HardSigmoid), batch((2, 12, 12))
-    with pytest.raises(ValueError, match="Write AvgPool2d"):
+@pytest.mark.parametrize(
+    ("pool", "message"), [(sc.MaxPool2d, "no fixed place. Write AvgPool2d"), (sc.SoftPool2d, "not linear.*AvgPool2d")]
+)
+def test_maxima_are_refused_where_spikes_are_pooled(pool, message):
+    net, (x, y) = convolutional(lambda: pool(2), sc.HardSigmoid), batch((2, 12, 12))
+    with pytest.raises(ValueError, match=message):
         gradient(net, x, y, SquaredError(), relaxation=SigmaDelta())
 
 

@@ -1,5 +1,7 @@
 """Layers without weights."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -18,17 +20,71 @@ def test_pools_and_flatten_take_any_leading_dimensions(leading):
         (sc.AvgPool2d(3, 2, 1), F.avg_pool2d(folded, 3, 2, 1)),
         (sc.MaxPool2d(2), F.max_pool2d(folded, 2)),
         (sc.MaxPool2d((3, 2), stride=1), F.max_pool2d(folded, (3, 2), 1)),
+        (sc.SoftPool2d((3, 2), 0.5), soft_pool(folded, 3, 2, 0.5)),
         (sc.GlobalAvgPool2d(), folded.mean((2, 3))),
         (sc.Flatten(), folded.reshape(-1, 4 * 42)),
         (sc.Flatten(2), folded.reshape(-1, 4, 42)),
     ]
     for layer, wanted in pairs:
-        assert torch.equal(layer(x), wanted.reshape(*leading, *wanted.shape[1:])), layer
+        wanted = wanted.reshape(*leading, *wanted.shape[1:])
+        assert layer(x).shape == wanted.shape
+        torch.testing.assert_close(layer(x), wanted, rtol=0, atol=1e-6 if isinstance(layer, sc.SoftPool2d) else 0)
+
+
+def soft_pool(x, height, width, temperature):
+    """sum_i softmax(y / T)_i y_i, window by window."""
+    rows = []
+    for i in range(0, x.shape[2] - height + 1, height):
+        row = []
+        for j in range(0, x.shape[3] - width + 1, width):
+            window = x[:, :, i : i + height, j : j + width].flatten(2)
+            row.append(((window / temperature).softmax(2) * window).sum(2))
+        rows.append(torch.stack(row, 2))
+    return torch.stack(rows, 2)
+
+
+def test_soft_pooling_is_between_maximum_and_average():
+    x = torch.randn(3, 4, 7, 6, dtype=torch.float64)
+    cold, hot, between = (sc.SoftPool2d(2, t)(x) for t in (1e-4, 1e7, 1.0))
+    torch.testing.assert_close(cold, sc.MaxPool2d(2)(x), rtol=0, atol=1e-3)
+    torch.testing.assert_close(hot, sc.AvgPool2d(2)(x), rtol=0, atol=1e-6)
+    assert ((hot < between) & (between < cold + 1e-3)).all()
+    assert sc.SoftPool2d(2)(1e4 * x.float()).isfinite().all()  # exp alone would be infinite
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_the_slope_of_soft_pooling_and_its_adjoint(dtype):
+    pool, x = sc.SoftPool2d((3, 2), 0.5), torch.randn(2, 3, 7, 5, dtype=dtype)
+    pooled, slope = pool.with_slope(x)
+    assert torch.equal(pooled, pool(x)) and slope.shape == (2, 3, 2, 3, 2, 2)
+    assert torch.autograd.gradcheck(pool, x.requires_grad_())
+    sent = torch.randn_like(pooled)
+    (wanted,) = torch.autograd.grad(pool(x), x, sent)
+    found = pool.spread(sent, slope.conj(), (7, 5))  # torch's is the adjoint of a complex Jacobian, ours its transpose
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-14)
+    assert (slope.real < 0).any()  # it is not monotone
+
+
+def test_soft_pooling_is_the_same_formula_for_complex_numbers():
+    """Cauchy-Riemann: the derivative along the imaginary axis is i times the one along the real axis."""
+    pool, x = sc.SoftPool2d(2, 0.7), torch.randn(1, 1, 4, 4, dtype=torch.complex128)
+    torch.testing.assert_close(pool(x.real.to(x)).real, pool(x.real), rtol=0, atol=1e-14)
+    towards, h = torch.randn(1, 1, 4, 4, dtype=torch.float64), 1e-6
+    real, imaginary = ((pool(x + step * towards) - pool(x - step * towards)) / (2 * h) for step in (h, 1j * h))
+    torch.testing.assert_close(imaginary, 1j * real, rtol=0, atol=1e-8)
 
 
 def test_wrong_values_are_refused():
     with pytest.raises(ValueError, match="at least 1; got 0"):
         sc.Flatten(0)
+    for kernel in (0, (2, 0)):
+        with pytest.raises(ValueError, match="kernel_size is the size of a window"):
+            sc.SoftPool2d(kernel)
+    for temperature in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="temperature is positive and finite"):
+            sc.SoftPool2d(2, temperature)
+    with pytest.raises(ValueError, match="a window of 2 x 3 does not fit into a map of 5 x 2"):
+        sc.SoftPool2d((2, 3))(torch.zeros(1, 5, 2))
     for p in (-0.1, 1.0):
         with pytest.raises(ValueError, match="0 <= p < 1; got"):
             sc.Dropout(p)

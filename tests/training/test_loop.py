@@ -417,6 +417,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "EquilibriumPropagation.energy": (EQUILIBRIUM, "rule.energy={gain: 0.3}"),
     "EquilibriumPropagation.relaxation": (EQUILIBRIUM, "rule.relaxation={nudged: 1}"),
     "EquilibriumPropagation.continual": (EQUILIBRIUM, "rule.continual=0.1"),
+    "EquilibriumPropagation.homeostasis": ((*EQUILIBRIUM, "pathway=feedback_alignment"), "rule.homeostasis=0.5"),
     "Experiment.training": ((), "training={epochs: 3}"),
     "Experiment.seed": ((), "seed=1"),
     "Training.epochs": ((FLAT,), "training.epochs=3"),
