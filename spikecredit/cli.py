@@ -168,7 +168,7 @@ def progress_bar(samples: int) -> Callable[[int, int, int, Callable[[], float]],
     "--device", default="cpu", show_default=True, help="cpu, cuda or auto; networks this small are faster on the CPU."
 )
 def demo(seeds: int, folder: str, device: str) -> None:
-    """Train the same LIF network on handwritten digits under four kinds of feedback, and compare."""
+    """Train the same LIF network on handwritten digits under four kinds of feedback, and without a backward pass."""
     from spikecredit.training.demo import run_demo
 
     if seeds < 1:
