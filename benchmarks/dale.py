@@ -46,9 +46,11 @@ TITLES = {"mlp": "two hidden layers of 400", "lenet": "LeNet"}
 
 ADAM = {f"lr {lr:g}": f"training.optimizer={{kind: adam, lr: {lr}}}" for lr in (5e-4, 2e-3, 5e-3)}
 FACTORS = {f"lr {lr:g}": f"training.optimizer={{kind: eg_adamw, lr: {lr}}}" for lr in (0.01, 0.03, 0.1)}
+BARE = "no constraint, no normalisation"
 HE, DANN = ", initialisation: he, norm: true", ", dann: {}"
 MODES: dict[str, tuple[str, str, dict[str, str]]] = {
     "no constraint": (HE, "none", ADAM),
+    BARE: (", initialisation: he", "none", ADAM),
     "project": (HE, "dale", ADAM),
     "project, ColumnEI": (HE, "{kind: dale, initialisation: column_ei}", ADAM),
     "reparametrize, abs": (HE, "{kind: dale, mode: reparametrize}", ADAM),
@@ -59,7 +61,7 @@ MODES: dict[str, tuple[str, str, dict[str, str]]] = {
     "project, own feedback": (HE, "{kind: dale, feedback: own}", ADAM),
 }
 """What follows the architecture, the constraint, and the rates to choose from. DANN layers take the place of
-normalisation, as in Cornford et al. 2021."""
+normalisation, as in Cornford et al. 2021; the network without either is what they are to be compared with."""
 
 ON_LENET = ("no constraint", "project", "DANN")
 
@@ -74,9 +76,11 @@ def overrides(network: str, mode: str, pathway: str) -> tuple[str, ...]:
 
 
 def rows(network: str) -> list[tuple[str, str]]:
-    """Every mode under every pathway; own feedback weights are shown for the published pathways."""
+    """Every mode under every pathway; own feedback weights are shown for the published pathways, and the network
+    without normalisation for backprop."""
     modes = MODES if network == "mlp" else ON_LENET
-    return [(m, p) for p in PATHWAYS for m in modes if "own" not in m or p in ("sign symmetry", "feedback alignment")]
+    shown = {"project, own feedback": ("sign symmetry", "feedback alignment"), BARE: ("backprop",)}
+    return [(m, p) for p in PATHWAYS for m in modes if p in shown.get(m, PATHWAYS)]
 
 
 def row(
@@ -156,7 +160,7 @@ PAGES = {
     "projection": ["no constraint", "project", "project, ColumnEI", "project, own feedback"],
     "reparametrisation": ["no constraint", *(m for m in MODES if m.startswith("reparametrize"))],
     "exponentiated_gradient": ["no constraint", "exponentiated AdamW"],
-    "dann": ["no constraint", "DANN"],
+    "dann": ["no constraint", BARE, "DANN"],
 }
 """The modes that each page under docs/constraints/ shows."""
 

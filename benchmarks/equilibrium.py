@@ -61,7 +61,11 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 TRAINED: dict[str, dict[str, tuple[str, tuple[str, ...], int | None]]] = {
     "mnist": {f"{n} epochs": ("mnist_equilibrium", (), n) for n in (2, 20)},
-    "spikes": {"sigma-delta": ("mnist_equilibrium_spikes", (), None)},
+    "spikes": {
+        "sigma-delta, 500 units": ("mnist_equilibrium_spikes", (), None),
+        "LIF neurons, 500": ("mnist_equilibrium_lif", (), None),
+        "sigma-delta, convolutional 16-32": ("mnist_equilibrium_conv_spikes", (), None),
+    },
     "ways": {name: ("mnist_equilibrium", more, 2) for name, more in WAYS.items()},
 }
 """For each section and row: the configuration, its overrides, and the epochs."""

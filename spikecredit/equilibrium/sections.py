@@ -172,10 +172,8 @@ def sections(net: Network) -> list[Section]:
     for index, layer in enumerate(net.layers):
         name = f"layers.{index}"
         if isinstance(layer, Linear | Conv2d) and type(layer) in (Linear, Conv2d):
-            if isinstance(layer, Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
-                raise ValueError(
-                    f"{name}: give the padding as numbers, of zeros; got {layer.padding_mode} {layer.padding}"
-                )
+            if isinstance(layer, Conv2d):
+                _check_padding(layer, name)
             found.append(Convolution(name, layer) if isinstance(layer, Conv2d) else Dense(name, layer))
         elif isinstance(layer, Flatten) and (not found or found[-1].closed or index == 0):
             continue
@@ -208,6 +206,16 @@ def sections(net: Network) -> list[Section]:
     if not found:
         raise ValueError("an equilibrium network needs a synapse layer, got none")
     return found
+
+
+def _check_padding(layer: Conv2d, name: str) -> None:
+    wide = (d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+    uneven = layer.padding == "same" and any(extra % 2 for extra in wide)
+    if layer.padding_mode != "zeros" or uneven:
+        raise ValueError(
+            f"{name}: what comes back through a convolution has to fit what went in: pad with zeros, alike on both "
+            f"sides; got {layer.padding_mode}, {layer.padding} for a kernel of {layer.kernel_size}"
+        )
 
 
 def _check_pool(pool: nn.AvgPool2d | nn.MaxPool2d | SoftPool2d, name: str) -> None:

@@ -26,10 +26,10 @@ def dense(unit=sc.Logistic, gain=0.5, pathway=None, sizes=SIZES, seed=0, last=Tr
     return sc.Network(*layers, pathway=pathway, seed=0).double()
 
 
-def convolutional(pool, unit=sc.Logistic, seed=0):
+def convolutional(pool, unit=sc.Logistic, seed=0, padding=1):
     torch.manual_seed(seed)
     return sc.Network(
-        sc.Conv2d(2, 4, 3, padding=1), pool(), unit(), sc.Conv2d(4, 3, 3), pool(), unit(), sc.Flatten(),
+        sc.Conv2d(2, 4, 3, padding=padding), pool(), unit(), sc.Conv2d(4, 3, 3), pool(), unit(), sc.Flatten(),
         sc.Linear(12, 10), unit(), seed=0,
     ).double()  # fmt: skip
 

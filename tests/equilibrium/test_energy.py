@@ -15,6 +15,7 @@ CASES = {
     "dense": (lambda unit: dense(unit), (20,)),
     "dense, linear output": (lambda unit: dense(unit, last=False), (20,)),
     "average pooling": (lambda unit: convolutional(lambda: sc.AvgPool2d(2), unit), (2, 12, 12)),
+    "same padding": (lambda unit: convolutional(lambda: sc.AvgPool2d(2), unit, padding="same"), (2, 12, 12)),
     "maximum pooling": (lambda unit: convolutional(lambda: sc.MaxPool2d(2), unit), (2, 12, 12)),
     "pools that overlap": (lambda unit: convolutional(lambda: sc.MaxPool2d(3, 2, 1), unit), (2, 12, 12)),
     "soft pooling": (lambda unit: convolutional(lambda: sc.SoftPool2d(2, 0.3), unit), (2, 12, 12)),
@@ -254,7 +255,8 @@ def test_relaxing_leaves_the_state_it_starts_from_and_goes_on_where_it_stopped(s
         ((sc.Flatten(),), "needs a synapse layer"),
         ((sc.Linear(3, 3), sc.AvgPool2d(2)), "pooling follows a convolution"),
         ((sc.Conv2d(1, 1, 3), sc.AvgPool2d(2, ceil_mode=True), sc.Tanh()), "has no adjoint"),
-        ((sc.Conv2d(1, 1, 3, padding="same"), sc.Tanh()), "padding as numbers"),
+        ((sc.Conv2d(1, 1, 4, padding="same"), sc.Tanh()), "alike on both sides"),
+        ((sc.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), sc.Tanh()), "pad with zeros"),
     ],
 )
 def test_what_has_no_place_is_refused(layers, message):
