@@ -127,11 +127,16 @@ def bias() -> list[dict[str, Any]]:
 
 
 def trained(section: str, data: Path, folder: Path, seeds: int, end: float) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a section after each one, as long as there is time."""
-    device = torch.device("cpu")
+    """The rows of a section after each new one, as long as there is time; those in the results file are kept."""
+    device, file = torch.device("cpu"), RESULTS / "equilibrium.json"
+    old = json.loads(file.read_text()).get(section, {}).get("rows", []) if file.exists() else []
+    kept = {(row["name"], row["seed"]): row for row in old}
     rows: list[dict[str, Any]] = []
     for name, (config, more, epochs) in TRAINED[section].items():
         for seed in range(seeds):
+            if (name, seed) in kept:
+                rows.append(kept[name, seed])
+                continue
             at = folder / section / name.replace(" ", "-").replace(",", "")
             row = train(config, str(data / "mnist"), seed, at, device, epochs, more)
             rows.append(row | {"seed": seed, "name": name})

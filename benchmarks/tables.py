@@ -281,7 +281,8 @@ def equilibrium_tables() -> dict[str, str | None]:
     tables: dict[str, str | None] = {}
     for name, made in equilibrium.tables(record).items():
         section = record["bias" if name == "held" else name]
-        tables[f"equilibrium_{name}"] = f"{table(*made)}\n\n{origin(section['command'], section['environment'])}"
+        measured = [row["environment"] for row in section["rows"] if "environment" in row] or [section["environment"]]
+        tables[f"equilibrium_{name}"] = f"{table(*made)}\n\n{origin(section['command'], *measured)}"
     return tables
 
 
