@@ -135,6 +135,30 @@ def test_weights_move_within_the_phase():
     torch.testing.assert_close(found["layers.0"][0], (net.layers[0].weight.detach() - w) / rate, rtol=1e-12, atol=0)
 
 
+def test_symmetric_feedback_moves_with_its_weights():
+    """Two layers by hand, whose second weight leads up and down: what comes back has moved too."""
+    net = sc.Network(
+        sc.Linear(3, 2, bias=False), sc.Identity(), sc.Linear(2, 2, bias=False), sc.Identity(), seed=0
+    ).double()
+    with torch.no_grad():
+        for layer in (net.layers[0], net.layers[2]):
+            layer.weight.mul_(0.3)
+    w, v = (layer.weight.detach().clone() for layer in (net.layers[0], net.layers[2]))
+    x, y, beta, rate = torch.rand(1, 3, dtype=torch.float64), torch.tensor([1]), 0.5, 0.1
+    target = torch.eye(2, dtype=torch.float64)[y]
+    relaxation = Sweeps(200, 3, "jacobi")
+    settled = settle(net, x, relaxation=relaxation)
+    h, s = settled.activities
+    for _ in range(3):
+        h_1, s_1 = x @ w.T + s @ v, h @ v.T + beta * (target - s)
+        w = w + rate / beta * (h_1 - h).T @ x
+        v = v + rate / beta * (s_1.T @ h_1 - s.T @ h)
+        h, s = h_1, s_1
+    found = continual_gradient(settled, y, SquaredError(), rate, OneSided(beta))
+    for name, layer, moved in (("layers.0", net.layers[0], w), ("layers.2", net.layers[2], v)):
+        torch.testing.assert_close(found[name][0], (layer.weight.detach() - moved) / rate, rtol=1e-10, atol=0)
+
+
 def test_as_a_rule():
     net, (x, y) = dense(), batch()
     rule = EquilibriumPropagation(Centred(0.1), continual=0.01)

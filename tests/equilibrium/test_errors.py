@@ -79,6 +79,13 @@ def test_predictive_coding_has_the_errors_of_backpropagation():
     assert all(relative(a, b) < 1e-5 for a, b in zip(wanted, slopes, strict=True))
 
 
+def test_where_rates_are_told_by_spikes_the_true_error_is_that_of_the_rates():
+    net, (x, y) = dense(), batch()
+    wanted = true_errors(settle(net, x, relaxation=LONG), y, SquaredError())
+    found = true_errors(settle(net, x, relaxation=SigmaDelta(5, 5)), y, SquaredError())  # traces far from their rates
+    assert all(relative(a, b) < 1e-3 for a, b in zip(found, wanted, strict=True))
+
+
 def test_without_a_derivative_or_a_fixed_point_there_is_none():
     x, y = batch()
     assert true_errors(settle(dense(sc.LIF), x, relaxation=Spikes(20, 10)), y, SquaredError()) is None
