@@ -168,6 +168,29 @@ def equilibrium_settles_and_learns_alike(device: str) -> None:
             assert error < 1e-9, f"{pool.__name__}, {pathway}: differs by {error:.1e}"
 
 
+def equilibrium_networks_settle_by_spikes(device: str) -> None:
+    """Sigma-delta and LIF networks find the same rates, and learn in the same direction. Spikes may differ: sums in
+    another order move one by a step."""
+    eq = sc.equilibrium
+    images = torch.rand(16, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for unit, relaxation in ((sc.HardSigmoid, eq.SigmaDelta(300, 300)), (sc.LIF, eq.Spikes(400, 400))):
+        net = sc.Network(
+            sc.Conv2d(1, 4, 3), sc.AvgPool2d(2), unit(), sc.Flatten(), sc.Linear(36, 10), unit(), seed=0
+        ).double()  # fmt: skip
+        found = []
+        for module, place in ((net, "cpu"), (copy.deepcopy(net).to(device), device)):
+            labels = torch.arange(16, device=place) % 10
+            gradients, settled = eq.gradient(
+                module, images.to(place), labels, eq.SquaredError(), relaxation=relaxation, estimator=eq.Centred(0.5)
+            )
+            found.append((settled.activities[0].cpu(), torch.cat([w.flatten().cpu() for w, _ in gradients.values()])))
+        (rates, learned), (rates_there, learned_there) = found
+        apart = float((rates - rates_there).abs().mean())
+        assert apart < 5e-3, f"{relaxation}: rates differ by {apart:.1e}"
+        cosine = float(torch.cosine_similarity(learned, learned_there, dim=0))
+        assert cosine > 0.95 and learned.any(), f"{relaxation}: gradients have a cosine of {cosine:.3f}"
+
+
 CHECKS: dict[str, Callable[[str], None]] = {
     check.__name__: check
     for check in (
@@ -177,5 +200,6 @@ CHECKS: dict[str, Callable[[str], None]] = {
         streams_equal_sequences,
         large_tensors_are_addressed,
         equilibrium_settles_and_learns_alike,
+        equilibrium_networks_settle_by_spikes,
     )
 }
