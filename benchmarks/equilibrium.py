@@ -31,7 +31,7 @@ FREE, NUDGED, BETA = 30, 10, 0.2
 
 EULER = "rule.relaxation={order: euler, free: 1, nudged: 20, epsilon: 0.3}"
 SIGNS = "pathway={kind: sign_symmetry, threshold: 0.6}"
-OWN = "constraint={kind: dale, sensory: exempt}"
+LAW = "constraint={kind: dale, sensory: exempt}"
 
 WAYS: dict[str, tuple[str, ...]] = {
     "centred, β 0.2": (),
@@ -52,10 +52,10 @@ WAYS: dict[str, tuple[str, ...]] = {
     "centred, predictive coding": ("rule.energy={kind: predictive}", EULER),
     "contrastive_hebbian, predictive coding": ("rule.energy={kind: predictive}", EULER,
                                                "rule.estimator={kind: contrastive_hebbian}"),
-    "centred, sign symmetry": (SIGNS,),
-    "centred, feedback alignment": ("pathway=feedback_alignment",),
-    "centred, sign symmetry, Dale's law": (SIGNS, OWN),
-    "centred, feedback alignment, Dale's law": ("pathway=feedback_alignment", OWN),
+    "centred, sign symmetry, gain 0.1": (SIGNS, "rule.energy.gain=0.1"),
+    "centred, feedback alignment, gain 0.1": ("pathway=feedback_alignment", "rule.energy.gain=0.1"),
+    "centred, sign symmetry, Dale's law, gain 0.03": (SIGNS, LAW, "rule.energy.gain=0.03"),
+    "centred, feedback alignment, Dale's law, gain 0.1": ("pathway=feedback_alignment", LAW, "rule.energy.gain=0.1"),
 }  # fmt: skip
 """`mnist_equilibrium` for two epochs, but for what is named. The learning rate was chosen for the first of them."""
 
