@@ -47,6 +47,8 @@ TITLES = {"mlp": "two hidden layers of 400", "lenet": "LeNet"}
 ADAM = {f"lr {lr:g}": f"training.optimizer={{kind: adam, lr: {lr}}}" for lr in (5e-4, 2e-3, 5e-3)}
 FACTORS = {f"lr {lr:g}": f"training.optimizer={{kind: eg_adamw, lr: {lr}}}" for lr in (0.01, 0.03, 0.1)}
 BARE = "no constraint, no normalisation"
+MOMENTUM = {f"sgd {lr:g}": f"training.optimizer={{kind: sgd, lr: {lr}, momentum: 0.9}}" for lr in (0.01, 0.03, 0.1)}
+"""For DANN layers besides: their corrections scale gradients, which Adam undoes."""
 HE, DANN = ", initialisation: he, norm: true", ", dann: {}"
 MODES: dict[str, tuple[str, str, dict[str, str]]] = {
     "no constraint": (HE, "none", ADAM),
@@ -57,7 +59,7 @@ MODES: dict[str, tuple[str, str, dict[str, str]]] = {
     "reparametrize, exp": (HE, "{kind: dale, mode: reparametrize, magnitude: exp}", ADAM),
     "reparametrize, softplus": (HE, "{kind: dale, mode: reparametrize, magnitude: softplus}", ADAM),
     "exponentiated AdamW": (HE, "{kind: dale, initialisation: log_normal}", FACTORS),
-    "DANN": (DANN, "none", ADAM),
+    "DANN": (DANN, "none", ADAM | MOMENTUM),
     "project, own feedback": (HE, "{kind: dale, feedback: own}", ADAM),
 }
 """What follows the architecture, the constraint, and the rates to choose from. DANN layers take the place of
