@@ -353,7 +353,7 @@ def evaluate(folder: str, overrides: tuple[str, ...], kind: str, split: str, dev
 
     data.KEY=VALUE names other data for it, such as data.path=FOLDER.
     """
-    from spikecredit.analysis.activity import activity, spikes_per_neuron
+    from spikecredit.analysis.activity import spikes_per_neuron
     from spikecredit.analysis.spectrum import sign_audit
     from spikecredit.training import checkpoint
     from spikecredit.training.loop import EVALUATION_BATCH
@@ -377,7 +377,7 @@ def evaluate(folder: str, overrides: tuple[str, ...], kind: str, split: str, dev
     loss, accuracy = trainer.evaluate(part, split)
     trainer.net.eval()
     x = trainer.encode(part.images[:EVALUATION_BATCH], split, 0)
-    firing = activity(trainer.net, x, trainer.experiment.rule.recorded(trainer.net, x))
+    firing = trainer.firing(x)
     click.echo(
         f"{saved.path.name} on {split} ({len(part)} images): accuracy {accuracy:.2%}, loss {loss:.4f}, "
         f"{spikes_per_neuron(firing):.2f} spikes per neuron and image, {trainer.net.violations()} constraint violations"

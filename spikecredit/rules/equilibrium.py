@@ -147,7 +147,9 @@ class EquilibriumPropagation(Rule):
 
     def errors(self, net: Network, x: Tensor, y: Tensor, loss: LossFunction) -> dict[str, tuple[Tensor, Tensor]]:
         """-sum_k c_k s_l^k, by which the synapses of layer l move, and dC/da_l through the fixed point; empty where
-        that has no derivative or is not found. With a random sign or random samples, those of one draw."""
+        that has no derivative, as for samples, or is not found. With a random sign, those of one draw."""
+        if self.relaxation.stochastic:
+            return {}
         cost = cost_of(loss)
         settled = settle(net, _constant(x), self.energy, self.relaxation)
         wanted = true_errors(settled, y, cost)

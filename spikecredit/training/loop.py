@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikecredit.analysis.activity import activity, first_non_finite, spikes_per_neuron, warn_of_extremes
+from spikecredit.analysis.activity import LayerActivity, activity, first_non_finite, spikes_per_neuron, warn_of_extremes
 from spikecredit.analysis.alignment import LayerAlignment, alignment, of_rule
 from spikecredit.analysis.spectrum import spectrum
 from spikecredit.data import Batches, ImageData, Split
@@ -30,6 +30,9 @@ from spikecredit.training.run import Run
 
 CHECK_EVERY = 50
 """Steps between looks at the loss on CUDA, where each look makes the host wait; on the CPU every step is checked."""
+
+RECORDED = 64
+"""Samples of which every step is kept, where a rule has steps of its own."""
 
 EVALUATION_BATCH = 500
 
@@ -181,6 +184,11 @@ class Trainer:
         loss_sum, correct_sum = total.tolist()
         return loss_sum / len(split), correct_sum / len(split)
 
+    def firing(self, x: Tensor) -> dict[str, LayerActivity]:
+        """How each layer of neurons fires on x (T, B, *in); of rules that say themselves what neurons do, on the first
+        `RECORDED` samples, as they keep every step."""
+        return activity(self.net, x, self.experiment.rule.recorded(self.net, x[:, :RECORDED]))
+
     def measure(self) -> dict[str, Any]:
         """Alignment and activity on the probe batch, the first images of the validation split (training, if empty), and
         the spectrum of the weights.
@@ -194,7 +202,7 @@ class Trainer:
         split = self.data.validation if len(self.data.validation) else self.data.train
         x, y = self.encode(split.images[:count], "probe"), split.labels[:count]
         layers = alignment(self.net, x, y, self.experiment.loss)
-        firing = activity(self.net, x, self.experiment.rule.recorded(self.net, x))
+        firing = self.firing(x)
         warn_of_extremes(firing, self.warned)
         if not self.experiment.rule.delivers_errors:
             layers = of_rule(layers, self.experiment.rule.errors(self.net, x, y, self.experiment.loss))
@@ -305,7 +313,7 @@ class Trainer:
         loss, accuracy = self.evaluate(self.data.test, "test")
         self.net.eval()
         x = self.encode(self.data.test.images[:EVALUATION_BATCH], "test", 0)
-        firing = activity(self.net, x, self.experiment.rule.recorded(self.net, x))
+        firing = self.firing(x)
         self.net.train()
         trained = sum(record["seconds"] for record in self.history)
         self.result = {

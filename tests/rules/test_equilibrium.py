@@ -9,6 +9,7 @@ import spikecredit as sc
 from spikecredit.cli import CONFIGS
 from spikecredit.equilibrium import (
     Centred,
+    Gibbs,
     Hopfield,
     OneSided,
     RandomSign,
@@ -199,3 +200,13 @@ def test_a_run_by_spikes_reports_its_spikes_and_its_angles():
     hidden, output = last["layers"].values()
     assert 0 < hidden["error_angle"] < 85 and 0 < output["error_angle"] < 60
     assert hidden["error_norm"] > 0 and hidden["true_error_norm"] > 0
+
+
+def test_measuring_a_machine_of_samples_draws_from_no_global_generator():
+    net, (x, y) = dense(last=False), batch()
+    rule = EquilibriumPropagation(relaxation=Gibbs(free=12))
+    before = torch.get_rng_state()
+    assert rule.errors(net, x[None], y, SquaredErrorLoss()) == {}
+    rule.recorded(net, x[None])
+    rule.predict(net, x[None])
+    assert torch.equal(torch.get_rng_state(), before)
