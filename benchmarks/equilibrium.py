@@ -180,8 +180,8 @@ def speed(repeats: int) -> list[dict[str, Any]]:
         net = sc.Network(*(m for pair in zip(layers, [*units, sc.Identity()], strict=True) for m in pair), seed=0)
         x, y = torch.rand(batch, sizes[0]), torch.randint(sizes[-1], (batch,))
 
-        def ours(order: Any, net: sc.Network = net, x: Tensor = x, y: Tensor = y) -> list[Tensor]:
-            relaxation = eq.Sweeps(FREE, NUDGED, order)
+        def ours(order: Any, mode: Any = None, net: sc.Network = net, x: Tensor = x, y: Tensor = y) -> list[Tensor]:
+            relaxation = eq.Sweeps(FREE, NUDGED, order, compile=mode)
             found, _ = eq.gradient(net, x, y, eq.SquaredError(), relaxation=relaxation, estimator=eq.Centred(BETA))
             return [t for pair in found.values() for t in pair]
 
@@ -189,6 +189,7 @@ def speed(repeats: int) -> list[dict[str, Any]]:
             "autograd at every sweep": lambda layers=layers, x=x, y=y: by_autograd(layers, x, y),
             "explicit, jacobi": lambda ours=ours: ours("jacobi"),
             "explicit, checkerboard": lambda ours=ours: ours("checkerboard"),
+            "explicit, checkerboard, compiled": lambda ours=ours: ours("checkerboard", "default"),
         }
         there, here = (torch.cat([t.flatten() for t in cases[c]()]) for c in list(cases)[:2])
         apart = float((here - there).norm() / there.norm())

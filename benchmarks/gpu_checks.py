@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -168,6 +169,32 @@ def equilibrium_settles_and_learns_alike(device: str) -> None:
             assert error < 1e-9, f"{pool.__name__}, {pathway}: differs by {error:.1e}"
 
 
+def compiled_relaxations_equal_plain_ones(device: str) -> None:
+    """Compiled blocks and CUDA graphs settle and learn as plain sweeps do, to 1e-9 in float64; what a batch gave
+    stays as it is while the next one runs. On a CPU tests/test_compile.py has it."""
+    eq = sc.equilibrium
+    if device == "cpu":
+        return
+    net = sc.Network(
+        sc.Conv2d(1, 4, 3), sc.MaxPool2d(2), sc.HardSigmoid(), sc.Flatten(), sc.Linear(36, 10), sc.Identity(), seed=0
+    ).double().to(device)  # fmt: skip
+    images = torch.rand(3, 6, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(device)
+    labels = torch.arange(6, device=device)
+
+    def settled(mode: Any) -> list[torch.Tensor]:
+        found = [
+            eq.gradient(net, x, labels, eq.CrossEntropy(), relaxation=eq.Sweeps(19, 10, compile=mode)) for x in images
+        ]
+        tensors = [[*free.activities, *(t for pair in g.values() for t in pair)] for g, free in found]
+        return [t for batch in tensors for t in batch]
+
+    plain = settled(None)
+    for mode in ("default", "reduce-overhead"):
+        for here, there in zip(plain, settled(mode), strict=True):
+            error = float((here - there).abs().max() / here.abs().max().clamp_min(1e-12))
+            assert error < 1e-9, f"compile={mode}: differs by {error:.1e}"
+
+
 def equilibrium_networks_settle_by_spikes(device: str) -> None:
     """Sigma-delta and LIF networks find the same rates, and learn in the same direction. Spikes may differ: sums in
     another order move one by a step."""
@@ -200,6 +227,7 @@ CHECKS: dict[str, Callable[[str], None]] = {
         streams_equal_sequences,
         large_tensors_are_addressed,
         equilibrium_settles_and_learns_alike,
+        compiled_relaxations_equal_plain_ones,
         equilibrium_networks_settle_by_spikes,
     )
 }

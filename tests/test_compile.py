@@ -1,12 +1,15 @@
 """torch.compile(fullgraph=True): the whole network is one graph, and gives what it gives uncompiled."""
 
 import copy
+import functools
 import shutil
 
 import pytest
 import torch
 
 import spikecredit as sc
+from spikecredit import equilibrium as eq
+from spikecredit.equilibrium import relax
 
 # Dynamo itself makes an instance of an autograd function, and torch warns of it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
@@ -69,3 +72,58 @@ def test_a_network_is_one_graph(name, constant):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's own compiler for the CPU needs g++")
 def test_with_the_compiler():
     compare("convolutional", True, "inductor", 1e-4)
+
+
+RELAXING = {
+    "dense": lambda: (sc.Flatten(), sc.Linear(64, 30), sc.HardSigmoid(), sc.Linear(30, 10), sc.Identity()),
+    "convolutional": lambda: (
+        sc.Conv2d(1, 4, 3), sc.MaxPool2d(2), sc.HardSigmoid(), sc.Conv2d(4, 6, 3), sc.AvgPool2d(1), sc.Logistic(),
+        sc.Flatten(), sc.Linear(6, 10), sc.Identity(),
+    ),
+}  # fmt: skip
+
+
+def relaxed(name, monkeypatch, backend, apart, **options):
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    relax._compiled.cache_clear()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    net = sc.Network(*RELAXING[name](), seed=1).double()
+    lengths = {"free": 19, "nudged": 10}  # whole blocks and the rest of one
+    for _ in range(2):  # the second time with other weights and another input
+        x, y = torch.rand(5, 1, 8, 8, dtype=torch.float64), torch.randint(10, (5,))
+        cost = eq.CrossEntropy() if name == "dense" else eq.SquaredError()
+        (found, compiled), (wanted, plain) = (
+            eq.gradient(net, x, y, cost, relaxation=eq.Sweeps(**lengths, **options, compile=mode))
+            for mode in ("default", None)
+        )
+        for a, b in zip(compiled.activities, plain.activities, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=apart)
+        for key in wanted:
+            for a, b in zip(found[key], wanted[key], strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=10 * apart)
+        with torch.no_grad():
+            net.layers[-2].weight.mul_(1.5)
+
+
+@pytest.mark.parametrize("options", [{}, {"order": "euler", "tolerance": 1e-3}], ids=["checkerboard", "euler"])
+@pytest.mark.parametrize("name", RELAXING)
+def test_a_relaxation_is_made_of_graphs(name, options, monkeypatch):
+    relaxed(name, monkeypatch, "eager", 0.0, **options)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's compiler uses what torch deprecates
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's own compiler for the CPU needs g++")
+def test_a_relaxation_with_the_compiler(monkeypatch):
+    relaxed("dense", monkeypatch, "inductor", 1e-12)
+
+
+def test_complex_states_relax_uncompiled_and_other_modes_are_refused(monkeypatch):
+    net, x = sc.Network(sc.Linear(5, 4), sc.Logistic(), seed=0), torch.rand(3, 5)
+    monkeypatch.setattr(relax, "_compiled", lambda mode: pytest.fail("compiled a complex phase"))
+    free = eq.settle(net, x)
+    phase = free.phase.to(torch.complex64)
+    state = [s.to(torch.complex64) for s in free.activities]
+    eq.Sweeps(compile="default").run(eq.Hopfield(), phase, 2, state)
+    with pytest.raises(ValueError, match="compile is null, 'default' or 'reduce-overhead', got 'fast'"):
+        eq.Sweeps(compile="fast")

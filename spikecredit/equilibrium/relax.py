@@ -1,8 +1,10 @@
 """Relaxation: how the state of an equilibrium network finds its fixed point. Explicit formulas, no autograd."""
 
+import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +14,9 @@ from spikecredit.equilibrium.energy import Energy
 from spikecredit.equilibrium.sections import Phase, Section, State, repeat
 
 LOOK_EVERY = 8
-"""Sweeps between two looks at the residual: a look makes a GPU wait."""
+"""Sweeps between two looks at the residual: a look makes a GPU wait. A compiled block is as long."""
+
+Mode = Literal["default", "reduce-overhead"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,10 @@ class Sweeps(Relaxation):
         epsilon: the step of "euler", above 0 and at most 1.
         tolerance: stop a phase early once no activity moves by more than this in a sweep; looked at every 8 sweeps. 0:
             never look.
+        compile: null, or a mode of `torch.compile` for blocks of 8 sweeps: "default" fuses what each layer does after
+            its matrix products, "reduce-overhead" replays each block as one CUDA graph. The states equal those without
+            it to rounding; the first batch of each shape takes seconds more, and complex states (holomorphic) take no
+            part in it.
     Raises:
         ValueError: numbers outside these ranges; by `check`: spiking neurons, or an energy whose layers do not go where
             it is least, with another order than euler.
@@ -121,6 +129,7 @@ class Sweeps(Relaxation):
     order: Literal["checkerboard", "jacobi", "euler"] = "checkerboard"
     epsilon: float = 0.5
     tolerance: float = 0.0
+    compile: Mode | None = None
 
     def __post_init__(self) -> None:
         check_lengths(self)
@@ -130,6 +139,8 @@ class Sweeps(Relaxation):
             raise ValueError(f"epsilon is a step above 0 and at most 1, got {self.epsilon!r}")
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance is a largest change, 0 (never look) or above, got {self.tolerance!r}")
+        if self.compile not in (None, *get_args(Mode)):
+            raise ValueError(f"compile is null, 'default' or 'reduce-overhead', got {self.compile!r}")
 
     def check(self, parts: list[Section], energy: Energy) -> None:
         check_rates(parts)
@@ -152,32 +163,56 @@ class Sweeps(Relaxation):
         return [repeat(s.to(dtype), count) for s in state]
 
     def run(self, energy: Energy, phase: Phase, steps: int, state: State, nudge: Nudge | None = None) -> State:
-        state, last = list(state), len(state) - 1
-        held = None if nudge is None else nudge.held
-        if held is not None:
-            state[last] = held
-        moving = last if held is not None else last + 1
-        # A free phase begins where the input arrives, a nudged one next to what moves the output.
-        first = 0 if nudge is None else (moving - 1) % 2
-        halves = [range(first, moving, 2), range(1 - first, moving, 2)]
-        for sweep in range(steps):
-            looks = self.tolerance > 0 and (sweep + 1) % LOOK_EVERY == 0
-            before = list(state) if looks else []
-            if self.order == "checkerboard":
-                for half in halves:
-                    for index in half:
-                        force = None if index < last or nudge is None else nudge.force(state[last])
-                        state[index] = energy.target(phase, index, state, force)
-            else:
-                phase.forget()
-                force = None if nudge is None else nudge.force(state[last])
-                new = [energy.target(phase, i, state, force if i == last else None) for i in range(moving)]
-                if self.order == "euler":
-                    new = [s + self.epsilon * (n - s) for s, n in zip(state, new, strict=False)]
-                state = new + state[moving:]
-            if looks and residual(before, state) <= self.tolerance:
+        state = list(state)
+        if nudge is not None and nudge.held is not None:
+            state[-1] = nudge.held
+        compiled = self.compile is not None and not state[-1].is_complex()  # inductor has no complex kernels
+        block = _compiled(self.compile) if compiled else sweep  # type: ignore[arg-type]
+        if compiled:
+            phase.forget()  # or the places that an earlier phase left would make a program of their own
+        length = LOOK_EVERY if compiled or self.tolerance else steps
+        for done in range(0, steps, length):
+            count = min(length, steps - done)
+            state, moved = block(self, energy, phase, count, state, nudge, self.tolerance > 0 and count == LOOK_EVERY)
+            if moved is not None and float(moved) <= self.tolerance:
                 break
+        if compiled:  # a graph's memory is written over by its next replay
+            phase.forget()
+            state = [s.clone() for s in state]
         return state
+
+
+def sweep(
+    relaxation: Sweeps, energy: Energy, phase: Phase, steps: int, state: State, nudge: Nudge | None, look: bool
+) -> tuple[State, Tensor | None]:
+    """The state after some sweeps, and how far the last of them moved it, if asked to look."""
+    state, last = list(state), len(state) - 1
+    moving = last if nudge is not None and nudge.held is not None else last + 1
+    # A free phase begins where the input arrives, a nudged one next to what moves the output.
+    first = 0 if nudge is None else (moving - 1) % 2
+    halves = [range(first, moving, 2), range(1 - first, moving, 2)]
+    before: State = []
+    for _ in range(steps):
+        before = list(state) if look else []
+        if relaxation.order == "checkerboard":
+            for half in halves:
+                for index in half:
+                    force = None if index < last or nudge is None else nudge.force(state[last])
+                    state[index] = energy.target(phase, index, state, force)
+        else:
+            phase.forget()
+            force = None if nudge is None else nudge.force(state[last])
+            new = [energy.target(phase, i, state, force if i == last else None) for i in range(moving)]
+            if relaxation.order == "euler":
+                new = [s + relaxation.epsilon * (n - s) for s, n in zip(state, new, strict=False)]
+            state = new + state[moving:]
+    return state, residual(before, state) if look else None
+
+
+@functools.cache
+def _compiled(mode: Mode) -> Callable[..., tuple[State, Tensor | None]]:
+    """`sweep` as a program of `torch.compile`, without a break in it."""
+    return torch.compile(sweep, fullgraph=True, mode=mode)
 
 
 def check_rates(parts: list[Section]) -> None:
@@ -190,6 +225,7 @@ def check_rates(parts: list[Section]) -> None:
             )
 
 
-def residual(before: State, after: State) -> float:
-    """The largest change of an activity."""
-    return max(float((a - b).abs().max()) if a.numel() else 0.0 for a, b in zip(before, after, strict=True))
+def residual(before: State, state: State) -> Tensor:
+    """The largest change of an activity, 0-dimensional: reading it makes a GPU wait."""
+    moved = [(a - b).abs().max() for a, b in zip(before, state, strict=True) if a.numel()]
+    return torch.stack(moved).max() if moved else torch.zeros(())
