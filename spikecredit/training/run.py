@@ -49,15 +49,15 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree that runs, with "+" if files differ from it; None outside a checkout."""
+    """The commit of the source tree that runs, with "+" if files differ from it, others than benchmarks' results; None
+    outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:
         commit = subprocess.run(["git", "-C", root, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
-        dirty = subprocess.run(
-            ["git", "-C", root, "status", "--porcelain", "-uno"], capture_output=True, text=True
-        ).stdout
+        changed = ["status", "--porcelain", "-uno", "--", ":!benchmarks/results"]
+        dirty = subprocess.run(["git", "-C", root, *changed], capture_output=True, text=True).stdout
     except OSError:
         return None
     return commit.stdout.strip() + ("+" if dirty else "") if commit.returncode == 0 else None

@@ -176,10 +176,15 @@ def test_the_commit_is_git_s_with_a_plus_for_changes(tmp_path: Path, monkeypatch
 
     git("init", "-q")
     assert module._commit() is None  # no commit yet
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
     (tmp_path / "file").write_text("a")
-    git("add", "file")
+    (results / "x.json").write_text("1")
+    git("add", ".")
     git("commit", "-q", "-m", "x")
     commit = git("rev-parse", "--short=12", "HEAD").strip()
+    assert module._commit() == commit
+    (results / "x.json").write_text("2")  # what a benchmark writes row by row is not the source
     assert module._commit() == commit
     (tmp_path / "file").write_text("b")
     assert module._commit() == f"{commit}+"
