@@ -145,10 +145,14 @@ class Convolution(Section):
             # scatter_add: windows that overlap may share a maximum.
             return flat.scatter_add_(2, places.flatten(2), above.flatten(2)).view(size)
         window = self._window()
-        return _by_parts(
-            lambda part: torch.ops.aten.avg_pool2d_backward(part, part.new_empty(size), *window, False, True, None),
-            above,
-        )
+
+        def spread(part: Tensor) -> Tensor:
+            last = part.is_contiguous(memory_format=torch.channels_last) and not part.is_contiguous()
+            layout = torch.channels_last if last else torch.contiguous_format  # of the result too: no copy behind it
+            maps = torch.empty(size, dtype=part.dtype, device=part.device, memory_format=layout)
+            return torch.ops.aten.avg_pool2d_backward(part, maps, *window, False, True, None)
+
+        return _by_parts(spread, above)
 
     def _window(self) -> list[list[int]]:
         """Kernel, stride and padding of the pooling."""
@@ -282,7 +286,8 @@ class Phase:
     def above(self, index: int, state: State, sent: Tensor | None = None) -> Tensor:
         """B^T P^T s of the layer above layer `index`, which is not the last; or of what it sends instead of s."""
         part = self.parts[index + 1]
-        if self.places[index + 1] is None and part.pool is not None:  # not yet seen from below
+        chooses = isinstance(part.pool, MaxPool2d | SoftPool2d)  # an average has the same slope everywhere
+        if self.places[index + 1] is None and chooses:  # not yet seen from below
             self.places[index + 1] = part.up(state[index])[1]
         return part.down(state[index + 1] if sent is None else sent, self.places[index + 1], state[index])
 
@@ -292,5 +297,5 @@ class Phase:
 
 
 def repeat(t: Tensor, count: int) -> Tensor:
-    """The batch `count` times in a row."""
-    return t.repeat(count, *[1] * (t.ndim - 1))
+    """The batch `count` times in a row, in t's layout, which `Tensor.repeat` would not keep."""
+    return torch.cat([t] * count)
