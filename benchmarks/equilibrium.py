@@ -52,6 +52,10 @@ WAYS: dict[str, tuple[str, ...]] = {
     "centred, predictive coding": ("rule.energy={kind: predictive}", EULER),
     "contrastive_hebbian, predictive coding": ("rule.energy={kind: predictive}", EULER,
                                                "rule.estimator={kind: contrastive_hebbian}"),
+    "contrastive_hebbian, predictive coding, steps of 0.1": (
+        "rule.energy={kind: predictive}", "rule.estimator={kind: contrastive_hebbian}",
+        "rule.relaxation={order: euler, free: 1, nudged: 60, epsilon: 0.1}",
+    ),
     "centred, sign symmetry, gain 0.1": (SIGNS, "rule.energy.gain=0.1"),
     "centred, feedback alignment, gain 0.1": ("pathway=feedback_alignment", "rule.energy.gain=0.1"),
     "centred, sign symmetry, Dale's law, gain 0.03": (SIGNS, LAW, "rule.energy.gain=0.03"),
