@@ -1,0 +1,18 @@
+"""Circuits: exact exchange of trained networks with simulators. Brian2 is imported only where it is used."""
+
+from spikecredit.circuits.brian import BrianCircuit, to_brian
+from spikecredit.circuits.circuit import Activity, Circuit, Population, Projection
+from spikecredit.circuits.exported import read, read_input
+from spikecredit.circuits.report import Report
+
+__all__ = [
+    "Activity",
+    "BrianCircuit",
+    "Circuit",
+    "Population",
+    "Projection",
+    "Report",
+    "read",
+    "read_input",
+    "to_brian",
+]
