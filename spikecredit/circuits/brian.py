@@ -1,5 +1,6 @@
 """From torch to Brian2: a network as neuron groups and synapses, with the same spikes and potentials bit for bit."""
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -182,10 +183,15 @@ class BrianCircuit:
 
     def _run_compiled(self) -> Activity:
         b2 = brian2()
+        from brian2.devices.device import reset_device
+
         before = b2.get_device()
         folder = tempfile.TemporaryDirectory(prefix="spikecredit_") if self.directory is None else None
         self._compiling = True
-        flags = {"codegen.cpp.extra_compile_args_gcc": STRICT}
+        flags = {
+            "codegen.cpp.extra_compile_args_gcc": STRICT,
+            "devices.cpp_standalone.extra_make_args_unix": [f"-j{os.cpu_count() or 1}"],
+        }
         try:
             with preferences(flags):
                 b2.set_device("cpp_standalone", build_on_run=False)
@@ -201,7 +207,7 @@ class BrianCircuit:
             self._compiling = False
             if b2.get_device() is not before:
                 b2.device.reinit()
-                b2.reset_device()
+                reset_device()
             if folder:
                 folder.cleanup()
 
@@ -243,6 +249,8 @@ class _Objects:
         self.network = b2.Network(
             *objects, *([] if self.input is None else [self.input]), name=f"{export.name}_network"
         )
+        for part in self.network.objects:  # Brian2 says so at the first run only, and warns if there is none
+            part._network = self.network.id
         if export.schedule == "same_step":
             levels = max(p.level for p in circuit.populations)
             own = [self.slot(level, what) for level in range(levels + 1) for what in SLOTS]
