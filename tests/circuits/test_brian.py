@@ -68,19 +68,24 @@ def test_currents_are_injected_to_the_bit(schedule, still):
     export = to_brian(circuit, x, schedule=schedule)
     assert export.input is None
     assert_same(circuit.run(x), export.run())
+
+
+def test_a_picture_that_stands_still_is_a_constant_of_each_neuron():
     steady = Circuit.of(gridded(image(sc.Conv2d(1, 2, 3), sc.LIF(), features=72)), (1, 8, 8))
     pixels = sc.encode.constant(torch.rand(2, 1, 8, 8) * 3, 12)
-    assert_same(steady.run(pixels), to_brian(steady, pixels, schedule=schedule).run())
+    export = to_brian(steady, pixels)
+    assert export.groups["lif1"].drive.any() and "injected" not in export.groups["lif1"].namespace
+    assert_same(steady.run(pixels), export.run())
 
 
 def test_ties_with_the_threshold_are_decided_alike_on_the_grid_and_not_without():
     """Weights that are multiples of 0.1 and a large fan-in: many sums lie within a rounding error of the threshold."""
     differs = 0
-    for seed in range(2):
+    for seed in (0, 1):
         torch.manual_seed(seed)
         net = sc.Network(sc.Linear(256, 64, bias=False), sc.LIF(tau=1 / math.log(2)), seed=seed).double()
         net.layers[0].weight.data = torch.round(torch.randn(64, 256).double() * 2) / 10
-        x = spikes(100, 1, 256, rate=0.1, seed=seed)
+        x = spikes(60, 1, 256, rate=0.1, seed=seed)
         circuit = Circuit.of(net, (256,))
         assert_same(circuit.run(x), to_brian(circuit, x, name=f"ties{seed}").run())
         _, u, _ = net.layers[1].run(x @ net.layers[0].weight.T)
@@ -112,7 +117,7 @@ def one_neuron(neuron: sc.LIF, weight: float = 0.5, schedule: str = "same_step",
     return found.spikes["lif1"][:, 0].nonzero()[:, 0].tolist()
 
 
-@pytest.mark.parametrize("refractory", [0, 1, 2, 5])
+@pytest.mark.parametrize("refractory", [0, 2, 5])
 def test_refractory_table(refractory):
     """Above threshold at every step, a neuron fires every max(1, k) steps, as Brian2's `refractory=k*dt` lets it."""
     held = one_neuron(sc.LIF(tau=1e9, reset="zero", refractory=refractory), 1.5)
@@ -166,7 +171,7 @@ LIFS = st.builds(
 )
 
 
-@settings(max_examples=6)
+@settings(max_examples=5)
 @given(
     first=LIFS, second=LIFS, seed=st.integers(0, 2**31), delay=st.integers(0, 4), recurrent=st.booleans(),
     brian=st.booleans(), rate=st.floats(0.05, 0.9),
