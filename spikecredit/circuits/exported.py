@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikecredit.circuits.brian import brian2
-from spikecredit.circuits.circuit import Circuit, Factor, Part, Population, Projection
+from spikecredit.circuits.circuit import Circuit
 from spikecredit.circuits.equations import recognise
+from spikecredit.circuits.objects import brian2
+from spikecredit.circuits.population import Factor, Part, Population, Projection
 from spikecredit.neurons import ALIF, LIF, CurrentLIF, LeakyReadout, Neuron
 
 
@@ -126,7 +127,7 @@ def _injected(group: Any) -> np.ndarray | None:
 def _neuron(group: Any) -> Neuron:
     """Our neuron with the constants of a group."""
     update = next(o for o in group.contained_objects if o.name == f"{group.name}_update")
-    kind, reset, refractory = recognise(update.abstract_code)
+    kind, reset, refractory = recognise(update.abstract_code, "spike" in group.events)
     made: Any
     dt = float(group.clock.dt) * 1e3
     if kind is LeakyReadout:

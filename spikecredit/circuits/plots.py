@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spikecredit.analysis import plots
-from spikecredit.circuits.circuit import Activity, Circuit
+from spikecredit.circuits.circuit import Circuit
+from spikecredit.circuits.population import Activity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

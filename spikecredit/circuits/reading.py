@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spikecredit.circuits.circuit import Circuit, Part, Population, Projection, constant
+from spikecredit.circuits.circuit import Circuit
+from spikecredit.circuits.matrices import from_dense, identity, local, pair, product, sparse, windows
+from spikecredit.circuits.population import Part, Population, Projection, constant
 from spikecredit.network import Network
 from spikecredit.neurons import ALIF, LIF, CurrentLIF, EINeurons, LeakyReadout, Neuron
 from spikecredit.neurons.decay import Decay
@@ -109,7 +111,7 @@ class _Wires:
                 "readout the last layer, or take spiking neurons such as sc.LIF() there"
             )
         self.bias = torch.sparse.mm(matrix, self.bias[:, None])[:, 0]
-        self.matrix = matrix if self.matrix is None else _product(matrix, self.matrix)
+        self.matrix = matrix if self.matrix is None else product(matrix, self.matrix)
         self.shape = shape
         if bias is not None:
             self.bias = self.bias + bias
@@ -118,12 +120,12 @@ class _Wires:
         """Make projections from the parts to populations that have these parts of the current layer."""
         if self.graded:
             raise ValueError(f"{self.where}: neurons after a LeakyReadout would hear potentials, not spikes")
-        matrix = _identity(self.n) if self.matrix is None else self.matrix
+        matrix = identity(self.n) if self.matrix is None else self.matrix
         post, pre = matrix.indices()
         for source in self.parts:
-            from_ = _local(source.positions, matrix.shape[1])[pre]
+            from_ = local(source.positions, matrix.shape[1])[pre]
             for target in targets:
-                to = _local(target.positions, matrix.shape[0])[post]
+                to = local(target.positions, matrix.shape[0])[post]
                 here = (from_ >= 0) & (to >= 0) & (matrix.values() != 0)
                 if not bool(here.any()) or target.population is None:
                     continue
@@ -186,7 +188,7 @@ def _linear(wires: _Wires, layer: Linear) -> None:
     if wires.shape[-1] != layer.in_features:
         raise ValueError(f"{wires.where} takes (..., {layer.in_features}), but what reaches it is {wires.shape}")
     weight, rows = layer.effective_weight(), wires.n // layer.in_features
-    matrix = _dense(torch.block_diag(*[weight] * rows) if rows > 1 else weight)
+    matrix = from_dense(torch.block_diag(*[weight] * rows) if rows > 1 else weight)
     bias = None if layer.bias is None else layer.bias.repeat(rows)
     wires.apply(matrix, (*wires.shape[:-1], layer.out_features), bias)
 
@@ -206,7 +208,7 @@ def _conv(wires: _Wires, layer: Conv2d) -> None:
     (kh, kw), (dh, dw), (sh, sw) = layer.kernel_size, layer.dilation, layer.stride
     rows = (index.shape[2] - dh * (kh - 1) - 1) // sh + 1
     columns = (index.shape[3] - dw * (kw - 1) - 1) // sw + 1
-    window = _windows(index, layer.kernel_size, layer.stride, layer.dilation)  # (kh kw, positions)
+    window = windows(index, layer.kernel_size, layer.stride, layer.dilation)  # (kh kw, positions)
     positions, out_channels = rows * columns, layer.out_channels
     per_in, per_out = weight.shape[1], out_channels // layer.groups
     o = torch.arange(out_channels).view(-1, 1, 1, 1)
@@ -216,7 +218,7 @@ def _conv(wires: _Wires, layer: Conv2d) -> None:
     post = (o * positions + at).expand_as(pre)
     value = weight.flatten(2)[..., None].expand_as(pre)
     real = (window >= 0).expand_as(pre)
-    matrix = _matrix(post[real], pre[real], value[real], (out_channels * positions, wires.n))
+    matrix = sparse(post[real], pre[real], value[real], (out_channels * positions, wires.n))
     bias = None if layer.bias is None else layer.bias.repeat_interleave(positions)
     wires.apply(matrix, (out_channels, rows, columns), bias)
 
@@ -240,7 +242,7 @@ def _norm(wires: _Wires, layer: BatchNorm1d | BatchNorm2d) -> None:
     shape = [1] * channel + [-1] + [1] * (layer.feature_dims - 1)
     every = torch.arange(wires.n)
     gains = gain.view(shape).expand(wires.shape).flatten()
-    wires.apply(_matrix(every, every, gains, (wires.n, wires.n)), wires.shape,
+    wires.apply(sparse(every, every, gains, (wires.n, wires.n)), wires.shape,
                 shift.view(shape).expand(wires.shape).flatten())  # fmt: skip
 
 
@@ -251,7 +253,7 @@ def _average(wires: _Wires, layer: AvgPool2d) -> None:
     pooled = nn.AvgPool2d.forward(layer, torch.ones(1, *wires.shape, dtype=torch.float64)).flatten()
     inside = torch.bincount(post, minlength=math.prod(shape))
     share = pooled / inside.clamp(min=1)
-    wires.apply(_matrix(post, pre, share[post], (math.prod(shape), wires.n)), shape)
+    wires.apply(sparse(post, pre, share[post], (math.prod(shape), wires.n)), shape)
 
 
 def _global_average(wires: _Wires, layer: GlobalAvgPool2d) -> None:
@@ -259,7 +261,7 @@ def _global_average(wires: _Wires, layer: GlobalAvgPool2d) -> None:
     area = wires.shape[-1] * wires.shape[-2]
     every = torch.arange(wires.n)
     share = torch.full((wires.n,), 1 / area, dtype=torch.float64)
-    wires.apply(_matrix(every // area, every, share, (wires.n // area, wires.n)), wires.shape[:-2])
+    wires.apply(sparse(every // area, every, share, (wires.n // area, wires.n)), wires.shape[:-2])
 
 
 def _maximum(wires: _Wires, layer: MaxPool2d) -> None:
@@ -275,7 +277,7 @@ def _maximum(wires: _Wires, layer: MaxPool2d) -> None:
     pair = (layer.dilation, layer.dilation) if isinstance(layer.dilation, int) else layer.dilation
     pre, post, shape = _pool_pairs(wires, layer, pair)
     one = torch.ones(len(pre), dtype=torch.float64)
-    wires.apply(_matrix(post, pre, one, (math.prod(shape), wires.n)), shape)
+    wires.apply(sparse(post, pre, one, (math.prod(shape), wires.n)), shape)
     # A logical OR is a neuron that forgets at once (beta = 0) and fires at one spike or more.
     wires.neurons(LIF(tau=FORGETFUL * wires.dt, threshold=0.5, reset="none", dt=wires.dt), "pool")
 
@@ -307,7 +309,7 @@ def _recurrent(wires: _Wires, layer: RecurrentLinear) -> None:
     # The same synapses back to the population itself, one step late, from a copy of what the next layers hear.
     back = copy.copy(wires)
     back.projections = []
-    back.apply(_dense(layer.recurrent.effective_weight()), wires.shape)
+    back.apply(from_dense(layer.recurrent.effective_weight()), wires.shape)
     back.synapses(list(wires.parts), shift=1)
     wires.projections += back.projections
 
@@ -349,64 +351,21 @@ WRITE_INSTEAD = {
 }
 
 
-# ---- sparse matrices
-
-
 def _pool_pairs(wires: _Wires, pool: Any, dilation: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Which input each window of a pool has: inputs, outputs, and the shape of the output."""
     channels, height, width = wires.shape
     like = torch.zeros(1, *wires.shape, dtype=torch.float64)
     rows, columns = type(pool).forward(pool, like).shape[-2:]
-    kernel, stride, border = (_pair(v) for v in (pool.kernel_size, pool.stride, pool.padding))
+    kernel, stride, border = (pair(v) for v in (pool.kernel_size, pool.stride, pool.padding))
     needed = [
         (n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip((rows, columns), stride, dilation, kernel, strict=True)
     ]
     index = torch.arange(float(height * width), dtype=torch.float64).reshape(1, 1, height, width)
     bottom, right = (max(0, n - size - b) for n, size, b in zip(needed, (height, width), border, strict=True))
     index = F.pad(index, [border[1], right, border[0], bottom], value=-1.0)[..., : needed[0], : needed[1]]
-    window = _windows(index, kernel, stride, dilation)  # (kernel, positions)
+    window = windows(index, kernel, stride, dilation)  # (kernel, positions)
     plane = torch.arange(channels).view(-1, 1, 1)
     pre = plane * (height * width) + window
     post = (plane * (rows * columns) + torch.arange(rows * columns)).expand_as(pre)
     real = (window >= 0).expand_as(pre)
     return pre[real], post[real], (channels, rows, columns)
-
-
-def _windows(index: Tensor, kernel: Any, stride: Any, dilation: Any) -> Tensor:
-    """The entries of an index map (1, 1, H, W) in each window, (kernel, positions)."""
-    return F.unfold(index, kernel, dilation, 0, stride)[0].long()
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def _local(positions: Tensor, n: int) -> Tensor:
-    """From a place in a layer to the number of the neuron there within its population, -1 for others'."""
-    table = torch.full((n,), -1)
-    table[positions] = torch.arange(len(positions))
-    return table
-
-
-def _matrix(post: Tensor, pre: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    return torch.sparse_coo_tensor(torch.stack([post, pre]), values, shape, check_invariants=False).coalesce()
-
-
-def _dense(weight: Tensor) -> Tensor:
-    return weight.detach().to_sparse_coo().coalesce()
-
-
-def _identity(n: int) -> Tensor:
-    every = torch.arange(n)
-    return _matrix(every, every, torch.ones(n, dtype=torch.float64), (n, n))
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left right, both sparse and coalesced: every entry of `left` with the row of `right` that it meets."""
-    (post, middle), (rows, pre) = left.indices(), right.indices()
-    count = torch.bincount(rows, minlength=right.shape[0])
-    begin, met = torch.cumsum(count, 0) - count, count[middle]
-    within = torch.arange(int(met.sum())) - torch.repeat_interleave(torch.cumsum(met, 0) - met, met)
-    entry = torch.repeat_interleave(begin[middle], met) + within
-    values = torch.repeat_interleave(left.values(), met) * right.values()[entry]
-    return _matrix(torch.repeat_interleave(post, met), pre[entry], values, (left.shape[0], right.shape[1]))

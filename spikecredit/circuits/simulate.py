@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikecredit.circuits.brian import brian2, to_brian
-from spikecredit.circuits.circuit import Activity, Circuit
+from spikecredit.circuits.brian import to_brian
+from spikecredit.circuits.circuit import Circuit
+from spikecredit.circuits.objects import brian2
+from spikecredit.circuits.population import Activity
 from spikecredit.circuits.report import Difference
 from spikecredit.losses import Loss
 from spikecredit.network import Network
@@ -141,7 +143,8 @@ def simulate(
     synapses = sum(len(p.weight) for p in circuit.projections if p.source is not None or not injected)
     copies = max(1, most_synapses // max(1, synapses))
     seconds["build"] = seconds["run"] = 0.0
-    found, first = [], None
+    found: list[Tensor] = []
+    first: Activity | None = None
     for start in range(0, x.shape[1], copies):
         part = slice(start, start + copies)
         before = time.perf_counter()
@@ -151,17 +154,15 @@ def simulate(
         there = export.run()
         seconds["build"] += built - before
         seconds["run"] += time.perf_counter() - built
-        for name, fired in there.spikes.items():
-            spikes[name] += int((fired != here.spikes[name][:, part]).sum())
-        for name, u in there.potentials.items():
-            potentials[name] += int((u != here.potentials[name][:, part]).sum())
+        wanted = here.of_samples(part)
+        for total, found_here in (
+            (spikes, wanted.differing_spikes(there)),
+            (potentials, wanted.differing_potentials(there)),
+        ):
+            for name, count in found_here.items():
+                total[name] += count
         found.append(there.output)
-        if first is None:
-            first = Activity(
-                {k: v[:, 0].clone() for k, v in there.spikes.items()},
-                {k: v[:, 0].clone() for k, v in there.potentials.items()},
-                there.output[:, 0].clone(),
-            )
+        first = first or there.of_samples(0)
     outputs |= {"torch": here.output, "brian2": torch.cat(found, 1)}
     assert first is not None
     return Simulation(

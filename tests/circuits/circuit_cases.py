@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import spikecredit as sc
+from spikecredit.circuits import Activity
 
 GRID = 20
 
@@ -84,7 +85,8 @@ LAYERS: dict[str, Callable[[], sc.Network]] = {
     "average of currents": lambda: image(sc.Conv2d(1, 4, 3), sc.AvgPool2d(2), sc.LIF(tau=3.0), features=36),
     "average of spikes": lambda: image(sc.Conv2d(1, 4, 3), sc.LIF(tau=3.0), sc.AvgPool2d(2, 1), features=100),
     "average at borders": lambda: image(
-        sc.AvgPool2d(2, 2, padding=1, divisor_override=4), sc.Conv2d(1, 4, 3), sc.LIF(tau=3.0), features=36
+        sc.AvgPool2d(2, 2, padding=1, count_include_pad=False), sc.Conv2d(1, 4, 3), sc.LIF(tau=3.0),
+        sc.AvgPool2d(2, 2, ceil_mode=True, divisor_override=8), features=16,
     ),
     "global average": lambda: sc.Network(
         sc.Conv2d(1, 4, 5), sc.LIF(tau=3.0), sc.GlobalAvgPool2d(), sc.Linear(4, 3), sc.LIF(tau=2.0), seed=0
@@ -125,3 +127,15 @@ def case(name: str, steps: int = 30, samples: int = 2) -> tuple[sc.Network, Tens
     else:
         shape = (64,) if name in ("recurrent", "dale", "dann") else (1, 8, 8)
     return net, spikes(steps, samples, *shape), shape
+
+
+def assert_same(a: Activity, b: Activity) -> None:
+    """Equal spikes, and potentials of equal bits."""
+    assert a.spikes.keys() == b.spikes.keys() and a.potentials.keys() == b.potentials.keys()
+    for name, fired in a.spikes.items():
+        assert fired.dtype == b.spikes[name].dtype == torch.bool
+        assert torch.equal(fired, b.spikes[name]), f"{name}: {int((fired != b.spikes[name]).sum())} spikes differ"
+    for name, u in a.potentials.items():
+        assert u.dtype == b.potentials[name].dtype == torch.float64
+        assert torch.equal(u, b.potentials[name]), f"{name}: {int((u != b.potentials[name]).sum())} potentials differ"
+    assert torch.equal(a.output, b.output)

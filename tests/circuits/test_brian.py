@@ -7,25 +7,12 @@ import brian2 as b2
 import numpy as np
 import pytest
 import torch
-from circuit_cases import LAYERS, NEURONS, case, gridded, image, spikes
+from circuit_cases import LAYERS, NEURONS, assert_same, case, gridded, image, spikes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import spikecredit as sc
-from spikecredit.circuits import Activity, Circuit, to_brian
-
-
-def assert_same(a: Activity, b: Activity) -> None:
-    """Equal spikes, and potentials of equal bits."""
-    assert a.spikes.keys() == b.spikes.keys() and a.potentials.keys() == b.potentials.keys()
-    for name, fired in a.spikes.items():
-        assert fired.dtype == b.spikes[name].dtype == torch.bool
-        assert torch.equal(fired, b.spikes[name]), f"{name}: {int((fired != b.spikes[name]).sum())} spikes differ"
-    for name, u in a.potentials.items():
-        assert u.dtype == b.potentials[name].dtype == torch.float64
-        assert torch.equal(u, b.potentials[name]), f"{name}: {int((u != b.potentials[name]).sum())} potentials differ"
-    assert torch.equal(a.output, b.output)
-
+from spikecredit.circuits import Circuit, to_brian
 
 ONLY_GEOMETRY = {"stride, dilation", "circular", "reflect", "average at borders", "two maxima", "linear on maps",
                  "two synapses", "neurons first"}  # fmt: skip
@@ -139,7 +126,7 @@ def test_input_is_lost_while_refractory():
 
 
 def _numpy():
-    from spikecredit.circuits.brian import preferences
+    from spikecredit.circuits.objects import preferences
 
     return preferences({"codegen.target": "numpy"})
 

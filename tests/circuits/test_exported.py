@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import spikecredit as sc
 from spikecredit.circuits import Circuit, read, read_input, to_brian
-from spikecredit.circuits.circuit import DECAYS
 from spikecredit.circuits.equations import equations, recognise
+from spikecredit.circuits.population import DECAYS
 
 
 def assert_same_circuit(a: Circuit, b: Circuit) -> None:
@@ -74,12 +74,13 @@ def test_equations_are_recognised_and_others_are_refused():
     for kind in (sc.LIF, sc.CurrentLIF, sc.ALIF):
         for reset in ("subtract", "zero", "none"):
             for refractory in (False, True):
-                assert recognise(equations(kind, reset, refractory).update) == (kind, reset, refractory)
+                assert recognise(equations(kind, reset, refractory).update, True) == (kind, reset, refractory)
+    assert recognise(equations(sc.LeakyReadout).update, False) == (sc.LeakyReadout, "none", False)
     group = b2.NeuronGroup(1, "v : 1", name="stranger")
     with pytest.raises(ValueError, match=r"no group of this network was made by spikecredit\.circuits\.to_brian"):
         read(b2.Network(group))
     with pytest.raises(ValueError, match="its equations were changed"):
-        recognise("u = u + 1")
+        recognise("u = u + 1", True)
 
 
 @settings(max_examples=4)
