@@ -36,14 +36,15 @@ def voltages(circuit: Circuit, activity: Activity) -> "Figure":
                 plots._potentials(ax, u, name, colours[name])
             else:
                 spikes = fired.numpy()
-                most = np.argsort(-np.abs(np.diff(spikes.astype(int), axis=0)).sum(0), kind="stable")[:TRACES]
+                switches = np.abs(np.diff(spikes.astype(int), axis=0)).sum(0)
+                most = np.lexsort((-u.max(0), -switches))[:TRACES]  # the silent by their largest potential
                 for k, (neuron, line) in enumerate(zip(most, ("-", "--", ":"), strict=False)):
                     ax.plot(u[:, neuron], line, color=colours[name], linewidth=1.6 - 0.3 * k)
                     at = np.nonzero(spikes[:, neuron])[0]
                     ax.plot(at, u[at, neuron], "o", color=colours[name], markersize=4.5)
                 ax.axhline(population.neuron.threshold, color=plots.FAINT, linestyle=(0, (4, 3)), linewidth=1.0)  # type: ignore[arg-type]
-                which = ", ".join(f"{neuron} ({spikes[:, neuron].sum()})" for neuron in most)
-                ax.set(title=f"{name}: potentials of neurons {which} with their spikes", ylabel="potential")
+                which = ", ".join(f"{neuron} ({spikes[:, neuron].sum()} spikes)" for neuron in most)
+                ax.set(title=f"{name}: potentials of neurons {which}; dashed: threshold", ylabel="potential")
             ax.set(xlim=(-0.5, len(u) - 0.5))
             plots._integers(ax)
             ax.tick_params(labelbottom=ax is grid[-1, 0])

@@ -43,7 +43,7 @@ def read_network(net: Network, input_shape: tuple[int, ...]) -> tuple[Circuit, P
     """The circuit of a network in evaluation mode, not rounded, and where its populations are; see `Circuit.of`."""
     if not isinstance(net, Network):
         raise TypeError(f"a circuit is made from a spikecredit.Network, got {type(net).__name__}; see sc.convert")
-    net = copy.deepcopy(net).double().eval()
+    net = copy.deepcopy(net).double()
     dt = next((module.dt for module in net.modules() if isinstance(module, Decay)), 1.0)
     wires = _Wires(tuple(input_shape), dt)
     wires.start([Part(None, torch.arange(wires.n))])
