@@ -10,6 +10,7 @@ from circuit_cases import assert_same, case, gridded
 
 import spikecredit as sc
 from spikecredit.circuits import Circuit, Units, read, to_brian
+from spikecredit.circuits.objects import preferences
 from spikecredit.circuits.units import nearest_power
 
 
@@ -69,17 +70,11 @@ def test_it_is_brians_own_membrane_equation():
     group.V = -70 * b2.mV
     group.run_regularly("I = injected(t, 0)", when="start", name="theirs_current")
     monitor = b2.StateMonitor(group, "V", record=True, when="end", name="theirs_voltage")
-    with b2_numpy():
+    with preferences({"codegen.target": "numpy"}):
         b2.Network(group, monitor).run(40 * b2.ms)
     ours = export.groups["lif1"].V_rest[:] + export.state_monitors["lif1"].u[0]
     assert np.allclose(monitor.V[0] / b2.mV, ours / b2.mV, rtol=0, atol=1e-9)
     assert np.ptp(ours / b2.mV) > 1
-
-
-def b2_numpy():
-    from spikecredit.circuits.objects import preferences
-
-    return preferences({"codegen.target": "numpy"})
 
 
 def test_what_units_refuse():
