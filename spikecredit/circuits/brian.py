@@ -61,19 +61,13 @@ def to_brian(
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise ValueError(f"name is the prefix of Brian2's names, letters, digits and underscores; got {name!r}")
     if isinstance(net, Network):
-        given_shape = tuple(x.shape)
-        raise_if_ambiguous(net, given_shape)
-        net = Circuit.of(net, given_shape[2:])
+        if x.ndim < 3:  # a network does not say the shape of its input
+            raise ValueError(
+                f"with a network x is (T, B, *in), got {tuple(x.shape)}: write x[:, None] for one sample, or give a "
+                "circuit, Circuit.of(net, input_shape)"
+            )
+        net = Circuit.of(net, tuple(x.shape[2:]))
     return BrianCircuit(net, x, schedule, target, name, potentials, directory, units)
-
-
-def raise_if_ambiguous(net: Network, shape: tuple[int, ...]) -> None:
-    """A network does not say the shape of its input: only (T, B, *in) can be read from x."""
-    if len(shape) < 3:
-        raise ValueError(
-            f"with a network x is (T, B, *in), got {shape}: write x[:, None] for one sample, or give a circuit, "
-            "Circuit.of(net, input_shape)"
-        )
 
 
 class BrianCircuit:
@@ -115,7 +109,7 @@ class BrianCircuit:
         b2 = brian2()
         if not self._compiling and b2.get_device() is not b2.all_devices["runtime"]:
             raise RuntimeError(
-                "Brian2 is set to a standalone device: call brian2.reset_device() first, or write "
+                "Brian2 is set to a standalone device: call brian2.set_device('runtime') first, or write "
                 "to_brian(..., target='cpp_standalone'), which sets and resets the device itself"
             )
         with preferences({"codegen.target": "numpy"}):

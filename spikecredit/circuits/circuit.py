@@ -125,7 +125,8 @@ class Circuit:
             raise ValueError(
                 f"the circuit takes (T, *{self.input_shape}) or (T, B, *{self.input_shape}) with T >= 1, got {given}"
             )
-        return x.detach().double().flatten(2) if self.input_shape else x.detach().double()[..., None], single
+        x = x.detach().cpu().double()
+        return x.flatten(2) if self.input_shape else x[..., None], single
 
     def injected(self, x: Tensor) -> dict[int, Tensor] | None:
         """The currents (T, B, size) that an input (T, B, inputs) causes, by population; None if it is spikes, 0 or 1.

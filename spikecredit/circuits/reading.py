@@ -42,8 +42,10 @@ Places = dict[int, tuple[Part, ...]]
 def read_network(net: Network, input_shape: tuple[int, ...]) -> tuple[Circuit, Places]:
     """The circuit of a network in evaluation mode, not rounded, and where its populations are; see `Circuit.of`."""
     if not isinstance(net, Network):
-        raise TypeError(f"a circuit is made from a spikecredit.Network, got {type(net).__name__}; see sc.convert")
-    net = copy.deepcopy(net).double()
+        raise TypeError(
+            f"a circuit is made from a spikecredit.Network, got {type(net).__name__}: write sc.Network(*layers)"
+        )
+    net = copy.deepcopy(net).cpu().double()
     dt = next((module.dt for module in net.modules() if isinstance(module, Decay)), 1.0)
     wires = _Wires(tuple(input_shape), dt)
     wires.start([Part(None, torch.arange(wires.n))])

@@ -78,5 +78,5 @@ def _spikes_of(net: Network, x: Tensor, circuit: Circuit, places: Places) -> dic
     for index, layer in enumerate(net.layers):
         x = run_layer(layer, x)
         for part in places.get(index, ()):
-            found[circuit.name(part.population)] = x.flatten(2)[..., part.positions] > 0
+            found[circuit.name(part.population)] = x.flatten(2).cpu()[..., part.positions] > 0
     return found

@@ -216,6 +216,13 @@ def test_what_an_export_refuses():
         to_brian(net, x[:, 0])
     with pytest.raises(RuntimeError, match="exist only inside run"):
         _ = to_brian(circuit, x, target="cpp_standalone").network
+    b2.set_device("cpp_standalone", build_on_run=False)
+    try:
+        with pytest.raises(RuntimeError, match=r"brian2\.set_device\('runtime'\)"):
+            to_brian(circuit, x).run()
+    finally:
+        b2.set_device("runtime")
+    to_brian(circuit, x).run()
 
 
 @pytest.mark.skipif(shutil.which("g++") is None or shutil.which("make") is None, reason="needs a C++ compiler and make")
