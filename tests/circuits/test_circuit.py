@@ -105,6 +105,14 @@ def test_graded_input_is_injected_and_no_batch_changes_a_bit(layers):
     assert torch.equal(circuit.run(dyadic).output, net(dyadic))
 
 
+def test_currents_of_many_pixels_do_not_depend_on_the_batch():
+    circuit = Circuit.of(sc.Network(sc.Linear(600, 40), sc.LIF(), seed=0), (600,))
+    x = torch.rand(1, 9, 600).double().expand(3, -1, -1)
+    whole = circuit.run(x).potentials["lif1"]
+    for b in range(9):
+        assert torch.equal(circuit.run(x[:, b]).potentials["lif1"], whole[:, b])
+
+
 def test_cells_of_two_kinds_are_two_populations_whose_synapses_have_their_signs():
     net, _, shape = case("cells")
     circuit = Circuit.of(net, shape)
@@ -158,6 +166,13 @@ def test_distances_are_those_of_neurons_that_decide():
                 hold = torch.where(s[t], max(0, neuron.refractory - 1), (hold - 1).clamp(min=0))
                 a = a * neuron.decay_adaptation() + s[t] if isinstance(neuron, sc.ALIF) else a
             assert near[population.name] == pytest.approx(least, rel=1e-12)
+
+
+def test_while_a_neuron_is_held_its_threshold_may_come_near():
+    """u = 1.5 fires at threshold 1, 0.5 away; while u is held the threshold is 1 + 0.5, and nothing is decided."""
+    net = sc.Network(sc.Linear(1, 1, bias=False), sc.ALIF(adaptation=0.5, refractory=3), seed=0)
+    net.layers[0].weight.data.fill_(1.5)
+    assert Circuit.of(net, (1,)).distances(torch.tensor([[1.0], [0.0], [0.0]])) == {"alif1": 0.5}
 
 
 REFUSED = {
