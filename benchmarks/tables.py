@@ -349,6 +349,40 @@ def drawn(plot: Callable[[dict[str, Any], Path], None], name: str) -> str:
         return path.read_text()
 
 
+def circuits_table() -> str | None:
+    """Networks in Brian2: what is equal, and how long an image takes."""
+    found = load("circuits")
+    if not found:
+        return None
+    rows = []
+    for r in found["rows"]:
+        changed = r["changed"].values()
+        spikes, itself = (sum(each[key] for each in changed) for key in ("spikes", "by_precision"))
+        seconds = r["seconds"]
+        rows.append(
+            [
+                r["network"],
+                f"{r['neurons']:,} / {r['synapses']:,}",
+                f"{r['accuracy']['brian2']:.0%} / {r['accuracy']['torch']:.0%}",
+                f"{sum(r['differing_spikes'].values())} of {spikes:,}",
+                str(sum(r["differing_potentials"].values())),
+                f"{min(each['distance'] for each in changed):.0e}",
+                str(itself),
+                f"{seconds['build'] + seconds['run']:.2f} s",
+                f"{1e3 * seconds['torch']:.1f} ms",
+            ]
+        )
+    header = ["network", "neurons / synapses", "accuracy, Brian2 / torch", "differing spikes", "differing potentials"]
+    header += ["nearest decision", "spikes that float32 changes", "an image in Brian2", "in torch"]
+    command = origin(found["command"], found["environment"])
+    samples = found["rows"][0]["samples"]
+    return (
+        f"{table(header, rows)}\n\n{samples} test images; whole test set: "
+        + ", ".join(f"{r['test_accuracy']:.2%} ({r['network'].split(',')[0]})" for r in found["rows"])
+        + f". Brian2's time includes making the synapses. Times are upper bounds: other jobs ran beside. {command}"
+    )
+
+
 def plots() -> dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]]:
     """Figures: the results that each shows, and who draws it."""
     from benchmarks import angles, ei, speed_report, stdp
@@ -379,6 +413,7 @@ def outputs() -> dict[Path, str]:
         "precision": precision_table(),
         "events": events_table(),
         "angles": angles_table(),
+        "circuits": circuits_table(),
         **lenet_tables(),
         **dale_tables(),
         **equilibrium_tables(),

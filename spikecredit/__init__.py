@@ -8,7 +8,7 @@
 Importing it needs torch and numpy only; everything else is imported where it is used.
 """
 
-from spikecredit import analysis, architectures, equilibrium, losses, rules
+from spikecredit import analysis, architectures, circuits, equilibrium, losses, rules
 from spikecredit.architectures import DANN, MLP, VGG, LeNet, ResNet
 from spikecredit.constraints import EG, Connectivity, Dale, EGAdamW, FrozenSigns, Unconstrained
 from spikecredit.convert import convert
@@ -56,6 +56,7 @@ from spikecredit.synapses import (
     Conv2d,
     DANNConv2d,
     DANNLinear,
+    Delay,
     Dropout,
     Flatten,
     GlobalAvgPool2d,
@@ -87,6 +88,7 @@ __all__ = [
     "DANNConv2d",
     "DANNLinear",
     "Dale",
+    "Delay",
     "DirectFeedbackAlignment",
     "DirectKolenPollack",
     "Dropout",
@@ -128,6 +130,7 @@ __all__ = [
     "analysis",
     "architectures",
     "attach",
+    "circuits",
     "convert",
     "encode",
     "equilibrium",

@@ -1,4 +1,4 @@
-"""The command line: demo, train, compare, evaluate, list, doctor."""
+"""The command line: demo, train, compare, evaluate, simulate, list, doctor."""
 
 import glob
 import inspect
@@ -355,31 +355,15 @@ def evaluate(folder: str, overrides: tuple[str, ...], kind: str, split: str, dev
     """
     from spikecredit.analysis.activity import spikes_per_neuron
     from spikecredit.analysis.spectrum import sign_audit
-    from spikecredit.training import checkpoint
     from spikecredit.training.loop import EVALUATION_BATCH
-    from spikecredit.training.run import Run
 
-    foreign = [override for override in overrides if not override.startswith("data.")]
-    if foreign:
-        raise Failure(f"{' '.join(foreign)}: a trained network is evaluated as it is; only data.KEY=VALUE may change")
-    with failures():
-        run = Run.open(Path(folder))
-        loaded = load_config(run.config, overrides)
-        data = load_data(loaded.value, pick_device(device))
-        saved = checkpoint.latest(run.checkpoints, kind)
-        if saved.config_hash != run.config_hash:
-            raise Failure(f"{saved.path} was written under another configuration than {run.config}")
-    part = getattr(data, split)
-    if not len(part):
-        raise Failure(f"the {split} split of {data.name} is empty")
-    trainer = new_trainer(loaded.value, data)
-    trainer.net.load_state_dict(saved.tensors["model"])
+    trainer, part, saved = open_trained(folder, overrides, kind, split, pick_device(device))
     loss, accuracy = trainer.evaluate(part, split)
     trainer.net.eval()
     x = trainer.encode(part.images[:EVALUATION_BATCH], split, 0)
     firing = trainer.firing(x)
     click.echo(
-        f"{saved.path.name} on {split} ({len(part)} images): accuracy {accuracy:.2%}, loss {loss:.4f}, "
+        f"{saved} on {split} ({len(part)} images): accuracy {accuracy:.2%}, loss {loss:.4f}, "
         f"{spikes_per_neuron(firing):.2f} spikes per neuron and image, {trainer.net.violations()} constraint violations"
     )
     for name, layer in firing.items():
@@ -393,6 +377,63 @@ def evaluate(folder: str, overrides: tuple[str, ...], kind: str, split: str, dev
     for name, each in signs.items():
         told = f"{each.violations:>5} violations" if each.audited else " exempt"
         click.echo(f"  {name:<24} {each.positive:>8} +  {each.negative:>8} -  {each.zero:>8} zero {told}")
+
+
+def open_trained(
+    folder: str, overrides: tuple[str, ...], kind: str, split: str, device: torch.device
+) -> tuple[Any, Any, str]:
+    """A trainer with the network of a run's checkpoint, a split of the data, and the checkpoint's name."""
+    from spikecredit.training import checkpoint
+    from spikecredit.training.run import Run
+
+    foreign = [override for override in overrides if not override.startswith("data.")]
+    if foreign:
+        raise Failure(f"{' '.join(foreign)}: a trained network is taken as it is; only data.KEY=VALUE may change")
+    with failures():
+        run = Run.open(Path(folder))
+        loaded = load_config(run.config, overrides)
+        data = load_data(loaded.value, device)
+        saved = checkpoint.latest(run.checkpoints, kind)
+        if saved.config_hash != run.config_hash:
+            raise Failure(f"{saved.path} was written under another configuration than {run.config}")
+    part = getattr(data, split)
+    if not len(part):
+        raise Failure(f"the {split} split of {data.name} is empty")
+    trainer = new_trainer(loaded.value, data)
+    trainer.net.load_state_dict(saved.tensors["model"])
+    return trainer, part, saved.path.name
+
+
+# ---- simulate --------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("folder", metavar="RUN")
+@click.argument("overrides", nargs=-1, metavar="[data.KEY=VALUE]...")
+@click.option("--engine", type=click.Choice(["brian2"]), default="brian2", show_default=True, help="The simulator.")
+@click.option("--samples", type=click.IntRange(1), default=10, show_default=True, help="Images of the test split.")
+@click.option("--checkpoint", "kind", type=click.Choice(["best", "last"]), default="best", show_default=True)
+@click.option("--out", default=None, help="Folder of figures and numbers; by default RUN/brian2.")
+def simulate(folder: str, overrides: tuple[str, ...], engine: str, samples: int, kind: str, out: str | None) -> None:
+    """Run the trained network of RUN in Brian2 on test images, and compare every spike with torch.
+
+    Ends with status 1 if a spike or a potential differs.
+    """
+    from spikecredit.circuits import simulate as simulating
+    from spikecredit.training.loop import EVALUATION_BATCH
+
+    trainer, part, saved = open_trained(folder, overrides, kind, "test", torch.device("cpu"))
+    if samples > len(part):
+        raise Failure(f"--samples {samples}: the test split has {len(part)} images")
+    target = Path(out) if out else Path(folder) / engine
+    try:
+        found = simulating.of_trainer(trainer, part.images[:samples], part.labels[:samples], EVALUATION_BATCH)
+        simulating.write(found, target, part.images[0])
+    except (ValueError, ImportError) as error:
+        raise Failure(f"{folder} cannot be simulated: {error}") from error
+    click.echo(f"{saved} on {samples} test images in {engine}\n{found}\nfigures and numbers: {target}")
+    if not found.exact:
+        sys.exit(1)
 
 
 # ---- list ------------------------------------------------------------------------------------------------------------

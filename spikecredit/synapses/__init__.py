@@ -2,6 +2,7 @@
 
 from spikecredit.synapses.conv import Conv2d
 from spikecredit.synapses.dann import DANNConv2d, DANNLinear
+from spikecredit.synapses.delay import Delay
 from spikecredit.synapses.linear import Linear
 from spikecredit.synapses.norm import BatchNorm1d, BatchNorm2d
 from spikecredit.synapses.pool import AvgPool2d, Dropout, Flatten, GlobalAvgPool2d, MaxPool2d, SoftPool2d
@@ -25,6 +26,7 @@ __all__ = [
     "Conv2d",
     "DANNConv2d",
     "DANNLinear",
+    "Delay",
     "Dropout",
     "Flatten",
     "GlobalAvgPool2d",
