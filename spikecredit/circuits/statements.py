@@ -52,10 +52,10 @@ class Scope:
 
     def operand(self, value: Any) -> Tensor | float:
         """A constant as torch needs it: numpy's own scalars would turn tensors into arrays."""
-        if isinstance(value, Tensor | float):
+        if isinstance(value, (Tensor, float)) and not isinstance(value, np.float64):
             return value
         if np.ndim(value) == 0:
-            return float(value)
+            return bool(value) if isinstance(value, (bool, np.bool_)) else float(value)
         if id(value) not in self.constants:
             device = next(iter(self.state.values())).device
             dtype = torch.bool if value.dtype == bool else torch.float64
@@ -101,7 +101,21 @@ def _apply(call: Callable[..., Any], *parts: Node) -> Node:
             return constant(call(*(part.value for part in parts)))
     if all(part.kind != "tensor" for part in parts):
         return Node(lambda scope: call(*(part.read(scope) for part in parts)), "time")
-    return Node(lambda scope: call(*(scope.operand(part.read(scope)) for part in parts)), "tensor")
+    reads = [_operand(part) for part in parts]
+    if len(reads) == 2:
+        first, second = reads
+        return Node(lambda scope: call(first(scope), second(scope)), "tensor")
+    return Node(lambda scope: call(*(read(scope) for read in reads)), "tensor")
+
+
+def _operand(part: Node) -> Callable[[Scope], Any]:
+    """What reads a part for torch: what can be done once is done now, because steps are many."""
+    if part.kind == "tensor":
+        return part.read
+    if part.kind == "constant" and np.ndim(part.value) == 0 and not isinstance(part.value, bool | np.bool_):
+        number = float(part.value)
+        return lambda scope: number
+    return lambda scope: scope.operand(part.read(scope))
 
 
 def _divide(a: Any, b: Any) -> Any:
