@@ -29,11 +29,13 @@ def examples_table(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 def regimes_table(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """A line for each of Brunel's regimes."""
     header = [
-        "regime", "g", "drive", "neurons", "rate", "mean-field theory", "CV of intervals", "variance / mean per ms",
+        "regime", "g", "drive", "neurons", "measured for", "rate", "mean-field theory", "CV of intervals",
+        "variance / mean of spikes per ms",
     ]  # fmt: skip
     rows = [
         [
-            row["name"], f"{row['g']:g}", f"{row['drive']:g}", str(row["neurons"]), f"{row['rate']:.1f} Hz",
+            row["name"], f"{row['g']:g}", f"{row['drive']:g}", str(row["neurons"]), f"{row['milliseconds']} ms",
+            f"{row['rate']:.1f} Hz",
             f"{row['theory']:.1f} Hz", f"{row['irregularity']:.2f}", f"{row['synchrony']:.0f}",
         ]
         for row in record["regimes"]
@@ -81,9 +83,9 @@ def plot(record: dict[str, Any], path: Path) -> None:
                         neurons[which],
                         "|",
                         color=colour,
-                        markersize=2.5,
+                        markersize=3.5,
                         label=label,
-                        markeredgewidth=0.9,
+                        markeredgewidth=1.1,
                     )
                 ax.axvspan(50, 100, color="0.93", zorder=0)
                 ax.set(title=f"{title}, {when} training", xlim=(0, 100), ylim=(-1, 100))
@@ -98,19 +100,29 @@ def plot(record: dict[str, Any], path: Path) -> None:
 
 def examples_note(record: dict[str, Any]) -> str:
     """What the table of examples does not say."""
-    chaos = record["chaos"]
     return (
         "Potentials: every variable of every neuron, compared bit for bit once in 100 ms. The f-I curve is at most "
-        f"{record['curve_error']:.2f} spikes from the closed form. What one bit does to CUBA: with the potential of "
-        "one neuron moved by one unit in the last place at the start, the first spike differs at "
-        f"{chaos['first'] / 10:.1f} ms, and {chaos['share']:.0%} of the spikes between "
-        f"{chaos['steps'] / 10 - 100:.0f} and {chaos['steps'] / 10:.0f} ms do."
+        f"{record['curve_error']:.2f} spikes from the closed form."
     )
+
+
+def chaos_table(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """A line for each perturbation of CUBA."""
+    third = record["chaos_steps"] / 30
+    rows = [
+        [
+            f"{1000 * found['move']:g} mV" if found["move"] else "one unit in the last place",
+            "none" if found["first"] is None else f"at {found['first'] / 10:.1f} ms",
+            f"{found['share']:.0%}",
+        ]
+        for found in record["chaos"]
+    ]
+    return ["all potentials moved by", "first spike that differs", f"of the spikes in the last {third:.0f} ms"], rows
 
 
 def regimes_note(record: dict[str, Any]) -> str:
     """What the table of regimes does not say."""
-    return f"After 100 ms, for {record['regimes'][0]['milliseconds']} ms, in Brian2."
+    return "In Brian2; without the first 100 ms. CV: of neurons with at least four spikes."
 
 
 def training_note(record: dict[str, Any]) -> str:

@@ -347,9 +347,11 @@ def circuits_tables() -> dict[str, str | None]:
 
     found, trained = load("circuits-brian"), load("circuits-train")
     tables: dict[str, str | None] = {"circuits_examples": None, "circuits_regimes": None, "circuits_training": None}
+    tables["circuits_chaos"] = None
     if found is not None:
         about = origin(found["command"], found["environment"], extra=f", Brian2 {found['brian2']}")
         tables["circuits_examples"] = f"{table(*report.examples_table(found))}\n\n{report.examples_note(found)} {about}"
+        tables["circuits_chaos"] = f"{table(*report.chaos_table(found))}\n\n{about}"
         tables["circuits_regimes"] = f"{table(*report.regimes_table(found))}\n\n{report.regimes_note(found)} {about}"
     if trained is not None:
         about = origin(trained["command"], trained["environment"])

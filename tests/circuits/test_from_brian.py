@@ -71,12 +71,12 @@ def test_ties_are_decided_by_the_order_of_events() -> None:
     """Weights of tenths and a threshold of 1: the order of additions decides. One sum at the end gives other bits."""
     rng = np.random.default_rng(0)
     fired = rng.random((150, 256)) < 0.1
-    w = np.round(2 * rng.normal(size=(256, 64))) / 10
+    w = np.round(2 * rng.normal(size=(256, 64, 2))) / 10  # two synapses between every two neurons
     group = b2.NeuronGroup(64, "dv/dt = -v/tau : 1", threshold="v > 1", reset="v -= 1", method="exact", name="G",
                            namespace={"tau": DT / np.log(2)})  # fmt: skip
     source = generator("I", fired)
     synapses = b2.Synapses(source, group, "w : 1", on_pre="v += w", name="S")
-    synapses.connect()
+    synapses.connect(n=2)
     synapses.w = w.ravel()
     monitors = b2.SpikeMonitor(group, name="spikes"), b2.StateMonitor(group, "v", record=True, name="states")
     network = b2.Network(group, source, synapses, *monitors)
@@ -86,7 +86,7 @@ def test_ties_are_decided_by_the_order_of_events() -> None:
     for t in range(150):
         potentials.append(v)
         v = 0.5 * v
-        v = v + fired[t].astype(float) @ w - (v > 1)
+        v = v + fired[t].astype(float) @ w.sum(2) - (v > 1)
     assert (np.array(potentials)[:5] != network["states"].v.T[:5]).any()
 
 
@@ -191,17 +191,22 @@ def test_poisson_input_adds_weight_times_count() -> None:
 
 def test_time_and_run_regularly() -> None:
     drive = b2.TimedArray([0.0, 3.0, 1.5, 0.2], dt=2 * ms)
-    group = b2.NeuronGroup(3, "dv/dt = (drive(t)*(i + 1) - v)/(3*ms) : 1\na : 1", threshold="v > 1", reset="v -= 1",
-                           method="exact", name="G", namespace={"drive": drive})  # fmt: skip
-    regular = group.run_regularly("a = tanh(v) - a*0.5\nv += 0.01*sqrt(abs(a)) + 0.001*exp(-v)", when="after_resets")
-    monitors = b2.SpikeMonitor(group, name="spikes"), b2.StateMonitor(group, ["v", "a"], record=True, name="states")
+    group = b2.NeuronGroup(3, "dv/dt = (drive(t)*(i + 1) - v)/(3*ms) : 1\na : 1\nb : 1", threshold="v > 1",
+                           reset="v -= 1", method="exact", name="G", namespace={"drive": drive})  # fmt: skip
+    regular = group.run_regularly("a = tanh(v) - a*0.5\nv += 0.01*sqrt(abs(a)) + 0.001*exp(-v)\nb = 3/(1.7 + b**2)",
+                                 when="after_resets")  # fmt: skip
+    monitors = (
+        b2.SpikeMonitor(group, name="spikes"),
+        b2.StateMonitor(group, ["v", "a", "b"], record=True, name="states"),
+    )
     network = b2.Network(group, regular, *monitors)
     circuit = from_brian(network)
-    ours = circuit(100, record=["G.v", "G.a"])
+    ours = circuit(100, record=["G.v", "G.a", "G.b"])
     network.run(100 * DT)
     np.testing.assert_array_equal(
         ours.spikes["G"][:, 0].detach().numpy().astype(bool), spikes_of(network["spikes"], 100)
     )
+    np.testing.assert_array_equal(ours.variables["G.b"][:, 0].numpy(), network["states"].b.T)
     for name in ("v", "a"):  # exp and tanh are not rounded as numpy's
         expected = getattr(network["states"], f"{name}_").T
         np.testing.assert_allclose(ours.variables[f"G.{name}"][:, 0].detach().numpy(), expected, atol=1e-13)
