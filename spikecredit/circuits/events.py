@@ -52,22 +52,21 @@ def make_block(delay: int, synapse: Tensor, source: Tensor, target: Tensor, sour
 class _Deliver(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, spikes: Tensor, weights: Tensor, block: Block, matrix: Tensor | None) -> Tensor:
-        ctx.block, ctx.matrix, ctx.count = block, matrix, weights.numel()
-        ctx.save_for_backward(spikes)
+        ctx.matrix, ctx.count = matrix, weights.numel()
         out = x.clone(memory_format=torch.contiguous_format)
         position, synapse = block.events(spikes)
+        ctx.save_for_backward(position, synapse)
         # One addition after the other, as numpy's add.at does: not one sum that is added at the end.
         out.view(-1).index_add_(0, position, weights[synapse])
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
-        (spikes,) = ctx.saved_tensors
+        position, synapse = ctx.saved_tensors
         to_spikes = to_weights = None
         if ctx.needs_input_grad[1]:
             to_spikes = grad @ ctx.matrix.T
         if ctx.needs_input_grad[2]:
-            position, synapse = ctx.block.events(spikes)
             to_weights = grad.new_zeros(ctx.count).index_add_(0, synapse, grad.reshape(-1)[position])
         return grad, to_spikes, to_weights, None, None
 
