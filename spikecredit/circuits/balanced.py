@@ -41,8 +41,8 @@ def brunel(
         tau = 20 ms, theta = 20 mV, V_r = 10 mV, tau_rp = 2 ms, D = 1.5 ms, N_I = N_E / 4
 
     Every neuron has connection x excitatory inputs C_E from each other, as many from outside, which fire at
-    drive x nu_thr with nu_thr = theta / (J C_E tau), and a quarter as many inhibitory ones. The neuron "external" is a
-    PoissonInput. Connections are drawn by numpy from the seed.
+    drive x nu_thr with nu_thr = theta / (J C_E tau), and a quarter as many inhibitory ones. Those from outside are a
+    PoissonInput. Connections and first potentials are drawn by numpy from the seed.
 
     Args:
         excitatory: neurons, a multiple of 4. g: inhibition over excitation. drive: nu_ext / nu_thr.

@@ -29,8 +29,8 @@ class Block:
         """Of spikes (B, sources): position in a flattened (B, targets), and synapse, of each event, in order."""
         sample, source = spikes.nonzero(as_tuple=True)
         counts = self.first[source + 1] - self.first[source]
-        which = torch.repeat_interleave(torch.arange(len(source), device=spikes.device), counts)
-        within = torch.arange(len(which), device=spikes.device) - (counts.cumsum(0) - counts)[which]
+        which = torch.repeat_interleave(torch.arange(len(source)), counts)
+        within = torch.arange(len(which)) - (counts.cumsum(0) - counts)[which]
         index = self.first[source][which] + within
         return sample[which] * self.targets + self.target[index], self.synapse[index]
 

@@ -58,7 +58,8 @@ class ImportedCircuit(nn.Module):
     """A Brian2 network that torch simulates and trains. Built by `from_brian`.
 
     All is float64 and in SI units, as in Brian2. `synapses[name][variable]` are the weights, (S,) in Brian2's order of
-    synapses; they are the parameters. No state is kept between calls.
+    synapses; they are the parameters. No state is kept between calls. Under `torch.no_grad()` it only simulates;
+    otherwise each step is kept for the gradient, and a dense matrix for each pathway inside the circuit.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -70,7 +71,6 @@ class ImportedCircuit(nn.Module):
                 for name, variables in plan.weights.items()
             }
         )
-        self._constants: dict[int, Tensor] = {}
 
     def extra_repr(self) -> str:
         synapses = ", ".join(f"{name}: {len(ends[0])} synapses" for name, ends in self.plan.ends.items())
@@ -88,15 +88,8 @@ class ImportedCircuit(nn.Module):
 
     def initial(self, batch: int = 1) -> CircuitState:
         """The state that was imported, `batch` times."""
-        device = next((p.device for p in self.parameters()), torch.device("cpu"))
-
-        def rows(values: np.ndarray) -> Tensor:
-            return torch.tensor(values, device=device).expand(batch, -1).clone()
-
-        silent = {
-            name: torch.zeros(batch, n, dtype=torch.float64, device=device) for name, n in self.plan.sizes.items()
-        }
-        variables = {key: rows(values) for key, values in self.plan.initial.items()}
+        silent = {name: torch.zeros(batch, n, dtype=torch.float64) for name, n in self.plan.sizes.items()}
+        variables = {key: torch.tensor(x).expand(batch, -1).clone() for key, x in self.plan.initial.items()}
         return CircuitState(0, variables, silent, {pathway.name: () for pathway in self.pathways})
 
     def forward(
@@ -143,7 +136,7 @@ class ImportedCircuit(nn.Module):
         batch = next(iter(state.variables.values())).shape[0]
         inputs = self._checked(steps, inputs or {}, batch, seed, record)
         weights = {f"{name}.{key}": self.weight(name, key) for name, keys in self.plan.weights.items() for key in keys}
-        scope = Scope({**state.variables, **weights}, constants=self._constants)
+        scope = Scope({**state.variables, **weights})
         inside = {operation.group for operation in self.plan.operations if isinstance(operation, Threshold)}
         inside |= {name for name, x in inputs.items() if x.requires_grad}
         added = {
@@ -196,6 +189,10 @@ class ImportedCircuit(nn.Module):
                 raise ValueError(f"record: {key!r} is no variable that changes; those are {list(self.plan.initial)}")
         if any(p.dtype != torch.float64 for p in self.parameters()):
             raise ValueError("weights are float64, as in Brian2; write circuit.double()")
+        if any(p.device.type != "cpu" for p in self.parameters()):
+            raise ValueError(
+                "an imported circuit runs on the CPU, where events are added in order; write circuit.cpu()"
+            )
         return {name: x.to(torch.float64) for name, x in inputs.items()}
 
     @torch.no_grad()
@@ -221,7 +218,7 @@ class ImportedCircuit(nn.Module):
                         f"{name}.{key}: neuron {int(mixed[0])} came with weights of both signs, so it has none to keep"
                     )
                 parameter = self.weight(name, key)
-                sign = ((high > 0).to(w) - (low > 0).to(w))[source][: parameter.numel()].to(parameter.device)
+                sign = ((high > 0).to(w) - (low > 0).to(w))[source][: parameter.numel()]
                 parameter.copy_((parameter * sign).clamp(min=0) * sign)
 
     @torch.no_grad()
@@ -241,4 +238,4 @@ class ImportedCircuit(nn.Module):
             if not all(np.array_equal(mine, theirs) for mine, theirs in zip(self.plan.ends[name], ends, strict=True)):
                 raise ValueError(f"{name}: the synapses connect other neurons than those that were imported")
             for key in variables:
-                synapses.variables[key].set_value(self.weight(name, key).cpu().numpy())
+                synapses.variables[key].set_value(self.weight(name, key).numpy())

@@ -65,7 +65,7 @@ class Refractoriness:
 
     def run(self, step: Step) -> None:
         since = step.number - step.scope.state[f"{self.group}.last"]
-        step.scope.state[f"{self.group}.not_refractory"] = since >= torch.as_tensor(self.duration, device=since.device)
+        step.scope.state[f"{self.group}.not_refractory"] = since >= torch.as_tensor(self.duration)
 
 
 class _Fire(torch.autograd.Function):
@@ -221,9 +221,9 @@ class Pathway:
 
     def weights(self, scope: Scope, gradient: bool) -> list[tuple[Tensor, list[Tensor | None]]]:
         """What each synapse adds, and the matrices that carry gradients back to the source."""
-        like, found = next(iter(scope.state.values())), []
+        found = []
         for addition in self.additions:
-            value = torch.as_tensor(scope.operand(addition.value.read(scope)), dtype=torch.float64, device=like.device)
+            value = torch.as_tensor(scope.operand(addition.value.read(scope)), dtype=torch.float64)
             value = value.expand(self.count)
             matrices = [block.matrix(value.detach()) if gradient else None for block in self.blocks]
             found.append((value, matrices))

@@ -45,6 +45,13 @@ class Reader:
         self.ends: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._keys: dict[int, str] = {}
         self._weight_keys: dict[int, str] = {}
+        from brian2.devices.device import RuntimeDevice, get_device
+
+        if not isinstance(get_device(), RuntimeDevice):
+            raise CircuitError(
+                f"the device is {type(get_device()).__name__}, whose values are known only after a run; write "
+                'brian2.set_device("runtime") before you build the network'
+            )
         if (t := float(np.asarray(network.t))) != 0:
             raise CircuitError(
                 f"the network has run until t = {t:g} s, and spikes may be on their way; read it before its first run, "

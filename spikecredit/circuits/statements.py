@@ -41,26 +41,22 @@ class Scope:
     Args:
         state: every variable that changes, (B, N), by "group.variable", and every weight, by "synapses.variable".
         t: the time in seconds. draws: numbers that somebody else drew in this step, by the name of the function.
-        local: results of earlier statements of this block. constants: arrays already on the device of the state.
+        local: results of earlier statements of this block.
     """
 
     state: dict[str, Tensor]
     t: float = 0.0
     draws: Mapping[str, Tensor] = field(default_factory=dict)
     local: dict[str, Any] = field(default_factory=dict)
-    constants: dict[int, Tensor] = field(default_factory=dict)
 
-    def operand(self, value: Any) -> Tensor | float:
-        """A constant as torch needs it: numpy's own scalars would turn tensors into arrays."""
+    @staticmethod
+    def operand(value: Any) -> Tensor | float:
+        """A number or an array as torch needs it: numpy's own scalars would turn tensors into arrays."""
         if isinstance(value, (Tensor, float)) and not isinstance(value, np.float64):
             return value
         if np.ndim(value) == 0:
             return bool(value) if isinstance(value, (bool, np.bool_)) else float(value)
-        if id(value) not in self.constants:
-            device = next(iter(self.state.values())).device
-            dtype = torch.bool if value.dtype == bool else torch.float64
-            self.constants[id(value)] = torch.as_tensor(value, dtype=dtype, device=device)
-        return self.constants[id(value)]
+        return torch.as_tensor(value, dtype=torch.bool if value.dtype == bool else torch.float64)
 
 
 @dataclass(frozen=True)
@@ -112,15 +108,15 @@ def _operand(part: Node) -> Callable[[Scope], Any]:
     """What reads a part for torch: what can be done once is done now, because steps are many."""
     if part.kind == "tensor":
         return part.read
-    if part.kind == "constant" and np.ndim(part.value) == 0 and not isinstance(part.value, bool | np.bool_):
-        number = float(part.value)
-        return lambda scope: number
+    if part.kind == "constant":
+        known = Scope.operand(part.value)
+        return lambda scope: known
     return lambda scope: scope.operand(part.read(scope))
 
 
 def _divide(a: Any, b: Any) -> Any:
     if isinstance(b, Tensor) and not isinstance(a, Tensor):  # torch would multiply by the reciprocal: two roundings
-        return torch.true_divide(torch.tensor(a, dtype=b.dtype, device=b.device), b)
+        return torch.true_divide(torch.tensor(a, dtype=b.dtype), b)
     return a / b
 
 
@@ -248,7 +244,7 @@ class Program:
                 scope.local[line.name] = value
                 continue
             old = scope.state[line.key]
-            new = torch.as_tensor(scope.operand(value), dtype=old.dtype, device=old.device).expand_as(old)
+            new = torch.as_tensor(scope.operand(value), dtype=old.dtype).expand_as(old)
             scope.state[line.key] = torch.where(scope.state[line.mask], new, old) if line.mask else new
 
     @property

@@ -27,7 +27,7 @@ def generator(name: str, spikes: np.ndarray) -> b2.SpikeGeneratorGroup:
 
 
 def random_network(
-    seed: int, reset: str = "v -= 1", refractory=False, flag: str = "", steps: int = 150, grid: bool = False
+    seed: int, reset: str = "v -= 1", refractory=False, flag: str = "", steps: int = 120, grid: bool = False
 ) -> b2.Network:
     """30 neurons with two synaptic variables and their own time constants; input with 12 delays, recurrence with one
     delay within subgroups, recurrence without delay; a voltage monitor, to have something to compare."""

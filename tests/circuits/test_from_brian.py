@@ -24,7 +24,7 @@ def clock() -> None:
 def test_random_networks_have_the_same_spikes_and_the_same_bits(reset: str, refractory, flag: str) -> None:
     """Any weights, no grid: events are added one by one in Brian2's order."""
     network = random_network(1, reset, refractory, flag)
-    assert same(network, from_brian(network), 150, variables=("v", "ge", "gi")) > 100
+    assert same(network, from_brian(network), 120, variables=("v", "ge", "gi")) > 80
 
 
 def test_a_batch_is_its_samples_and_a_run_may_be_cut() -> None:
@@ -44,7 +44,7 @@ def test_a_batch_is_its_samples_and_a_run_may_be_cut() -> None:
     assert whole.spikes["G"].sum() > 100 and state.number == 90
 
 
-@pytest.mark.parametrize("method", ["exact", "linear", "exponential_euler", "euler", "rk2", "rk4", "heun"])
+@pytest.mark.parametrize("method", ["exact", "exponential_euler", "euler", "rk4"])
 def test_every_method_in_physical_units(method: str) -> None:
     namespace = {"C": 200 * pF, "g": 10 * nS, "E": -70 * mV, "tau_s": 3 * ms}
     equations = """dv/dt = (g*(E - v) + current + drive) / C : volt (unless refractory)
@@ -148,14 +148,14 @@ def test_poisson_sources_are_given_or_drawn() -> None:
     circuit = from_brian(network)
     with pytest.raises(ValueError, match="is random: give its spikes or counts"):
         circuit(10)
-    drawn, again, other = (circuit(1000, seed=seed, batch=2) for seed in (0, 0, 1))
+    drawn, again, other = (circuit(500, seed=seed, batch=4) for seed in (0, 0, 1))
     assert torch.equal(drawn.spikes["G"], again.spikes["G"]) and not torch.equal(drawn.spikes["G"], other.spikes["G"])
     rates = drawn.spikes["P"].sum((0, 1)) / 0.2
     assert rates[0] == 0 and torch.allclose(rates, torch.linspace(0, 400, 50, dtype=torch.float64), atol=4 * 45)
     assert abs(rates.mean() - 200) < 4 * (200 / 10) ** 0.5
-    first, state = circuit.stream(400, state=circuit.initial(2), seed=0)
+    first, state = circuit.stream(200, state=circuit.initial(4), seed=0)
     assert torch.equal(
-        torch.cat([first.spikes["G"], circuit.stream(600, state=state, seed=0)[0].spikes["G"]]), drawn.spikes["G"]
+        torch.cat([first.spikes["G"], circuit.stream(300, state=state, seed=0)[0].spikes["G"]]), drawn.spikes["G"]
     )
     network.remove(background)
     circuit = from_brian(network)
@@ -313,3 +313,26 @@ def test_wrong_arguments_say_what_is_right() -> None:
         circuit(3, record=["G.u"])
     with pytest.raises(ValueError, match=r"write circuit.double\(\)"):
         circuit.float()(3)
+    with pytest.raises(ValueError, match=r"write circuit.cpu\(\)"):
+        circuit.double().to("meta")(3)
+
+
+def test_names_are_those_where_it_is_called_or_those_given() -> None:
+    tau, theta = 5 * ms, 0.4  # noqa: F841
+    network = network_of("dv/dt = (1 - v)/tau : 1", threshold="v > theta", on_pre="v += 0*w")
+    here = from_brian(network)(100).spikes["G"].sum()
+    there = from_brian(network, namespace={"tau": 10 * ms, "theta": 0.4})(100).spikes["G"].sum()
+    assert here > there > 0
+    with pytest.raises(KeyError, match="could not be resolved"):
+        from_brian(network, namespace={"tau": 10 * ms})
+
+
+def test_a_network_of_another_device_is_refused() -> None:
+    network = network_of()
+    b2.set_device("cpp_standalone", build_on_run=False)
+    try:
+        with pytest.raises(CircuitError, match="the device is CPPStandaloneDevice"):
+            from_brian(network)
+    finally:
+        b2.device.reinit()
+        b2.set_device("runtime")

@@ -164,10 +164,10 @@ def test_import_train_write_back_simulate() -> None:
     circuit = from_brian(made)
     with torch.no_grad():
         before = circuit(100).spikes["G"].sum()
-    optimizer = torch.optim.Adam(circuit.parameters(), 0.05)
-    for _ in range(3):
+    optimizer = torch.optim.Adam(circuit.parameters(), 0.1)
+    for _ in range(2):
         optimizer.zero_grad()
-        circuit(60).spikes["G"].sum().backward()  # towards silence
+        circuit(40).spikes["G"].sum().backward()  # towards silence
         optimizer.step()
     circuit.write_back(made)
     for name in circuit.plan.ends:
@@ -232,10 +232,10 @@ def test_one_weight_for_all_synapses_and_weights_in_products() -> None:
 
 
 def test_a_network_that_has_run_is_read_again_once_it_is_restored() -> None:
-    made = random_network(4, steps=50)
+    made = random_network(4, steps=30)
     made.store()
     made.run(2 * ms)
     with pytest.raises(CircuitError, match=r"has run until t = 0\.002 s"):
         from_brian(made)
     made.restore()
-    same(made, from_brian(made), 50)
+    same(made, from_brian(made), 30)
