@@ -188,7 +188,7 @@ def main() -> None:
     network = balanced.cuba().network
     moved = chaos(from_brian(network), (0.0, 1e-12, 1e-9, 1e-6), 3000)
     rows.append(compared("CUBA", network, "neurons", ["v", "g_e", "g_i"], 10_000))
-    more, refused = stdp_rows(20.0)
+    more, refused = stdp_rows(10.0)
     regimes = [regime(*each, {}) for each in REGIMES]
     write(
         "circuits-brian", "python -m benchmarks.circuits_brian", torch.device("cpu"), rows=rows + more, chaos=moved,
