@@ -70,7 +70,8 @@ def plot(record: dict[str, Any], path: Path) -> None:
         figure = Figure(figsize=(plots.WIDE, 4.6), layout="constrained")
         panels = figure.subplots(2, 2, sharex=True, sharey=True)
         kinds = (
-            ("for the pattern", 0, READOUT, plots.CONDITIONS[0]), ("for its reverse", READOUT, 2 * READOUT, plots.CONDITIONS[1]),
+            ("for the pattern", 0, READOUT, plots.CONDITIONS[0]),
+            ("for its reverse", READOUT, 2 * READOUT, plots.CONDITIONS[1]),
             ("other excitatory", 2 * READOUT, 80, "0.45"), ("inhibitory", 80, 100, plots.CONDITIONS[3]),
         )  # fmt: skip
         for row, when in zip(panels, ("before", "after"), strict=True):
