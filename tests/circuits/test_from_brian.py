@@ -228,6 +228,32 @@ def test_the_order_within_a_step_is_the_networks_own() -> None:
     assert found == [2, 3]
 
 
+def test_layers_that_fire_within_one_step_by_a_schedule_of_their_own() -> None:
+    """As networks that were trained elsewhere are written in Brian2: slots for each layer, the reset in the next update."""
+    rng, objects = np.random.default_rng(0), []
+    before = generator("I", rng.random((80, 12)) < 0.2)
+    before.when, slots = "L0", ["start", "L0", "S1", "U1", "T1", "R1", "S2", "U2", "T2", "R2"]
+    objects.append(before)
+    for layer in (1, 2):
+        group = b2.NeuronGroup(8, "u : 1\nx : 1\nr : 1", threshold="u - 1 > 0", reset="", name=f"G{layer}")
+        objects.append(group.run_regularly("r = int(u - 1 > 0)\nu = (0.9*u + x) - r*1\nx = 0", when=f"U{layer}"))
+        group.thresholder["spike"].when, group.resetter["spike"].when = f"T{layer}", f"R{layer}"
+        synapses = b2.Synapses(before, group, "w : 1", on_pre="x_post += w", name=f"S{layer}")
+        synapses.connect()
+        synapses.w, synapses.pre.when = rng.normal(0.15, 0.4, len(synapses)), f"S{layer}"
+        objects += [group, synapses]
+        before = group
+    objects += [b2.SpikeMonitor(group, name="spikes"), b2.StateMonitor(group, "u", record=True, name="states")]
+    network = b2.Network(*objects)
+    network.schedule = [*slots, "groups", "thresholds", "synapses", "resets", "end"]
+    with pytest.raises(CircuitError, match="do not say how far"):
+        from_brian(network)
+    circuit = from_brian(network, span={"G1": 1.0, "G2": 1.0})
+    circuit(80).spikes["G2"].sum().backward()
+    assert circuit.weight("S1", "w").grad.abs().max() > 0
+    assert same(network, circuit, 80, "G2", ("u",)) > 20
+
+
 def network_of(equations="dv/dt = -v/(10*ms) : 1", on_pre="v_post += w", model="w : 1", more=(), **neurons):
     """A source, a neuron and synapses with something in it that cannot be imported."""
     arguments = {"threshold": "v > 1", "reset": "v = 0", "method": "euler", "name": "G", **neurons}
