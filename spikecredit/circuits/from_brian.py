@@ -64,11 +64,13 @@ def from_brian(
         namespace = get_local_namespace(1)
     reader = Reader(network, dict(namespace))
     chosen = FastSigmoid() if surrogate is None else surrogate
-    spans, operations = dict(span or {}), []
+    spans: dict[str, Any] = dict(span or {})
+    operations: list[Operation] = []
     for item in reader.objects:
         operations += _operations(item, reader, chosen, spans, detach_reset)
-    if unknown := set(spans) - set(reader.sizes):
-        raise ValueError(f"span: {sorted(unknown)} are no groups of this network, which has {list(reader.sizes)}")
+    fire = [operation.group for operation in operations if isinstance(operation, Threshold)]
+    if unknown := set(spans) - set(fire):
+        raise ValueError(f"span: {sorted(unknown)} are no groups with a threshold; those are {fire}")
     return ImportedCircuit(
         Plan(reader.dt, tuple(operations), reader.sizes, reader.initial, reader.weights, reader.ends)
     )

@@ -184,6 +184,9 @@ class ImportedCircuit(nn.Module):
                 raise ValueError(
                     f"inputs: {name!r} is (T, B, N) = {(steps, batch, sources[name])}, got {tuple(x.shape)}"
                 )
+            spikes = not any(isinstance(o, PoissonEvents) and o.name == name for o in self.plan.operations)
+            if spikes and not ((x == 0) | (x == 1)).all():
+                raise ValueError(f"inputs: {name!r} holds spikes, which are 0 or 1; scale the weights instead")
         for key in record:
             if key not in self.plan.initial:
                 raise ValueError(f"record: {key!r} is no variable that changes; those are {list(self.plan.initial)}")

@@ -166,7 +166,10 @@ class Reader:
     def _on_pre(self, pathway: Any) -> Code:
         synapses = _strong(pathway.group)
         if pathway.prepost != "pre" or pathway.event != "spike":
-            raise CircuitError(f"{synapses.name}: on_{pathway.prepost} `{pathway.code}` is not supported; on_pre is")
+            raise CircuitError(
+                f"{synapses.name}: on_{pathway.prepost} `{pathway.code}` of the event {pathway.event!r} is not "
+                "supported; on_pre of spikes is"
+            )
         return self._statements("pathway", pathway, synapses)
 
     def _statements(self, kind: str, runner: Any, group: Any) -> Code:

@@ -136,6 +136,20 @@ def test_each_neuron_may_have_its_own_refractory_period_and_threshold() -> None:
     assert np.all(network["spikes"].count[:] > [10, 5, 3])
 
 
+def test_synapses_may_have_several_pathways_with_delays_of_their_own() -> None:
+    source = generator("I", np.random.default_rng(0).random((100, 5)) < 0.1)
+    group = b2.NeuronGroup(5, "dv/dt = (x - v)/(3*ms) : 1\ndx/dt = -x/(2*ms) : 1", threshold="v > 1", reset="v = 0",
+                           method="exact", name="G")  # fmt: skip
+    synapses = b2.Synapses(source, group, "w : 1", on_pre={"near": "x += w", "far": "v -= 0.5*w\nx -= 0.3"}, name="S",
+                           delay={"near": DT, "far": 3 * DT})  # fmt: skip
+    synapses.connect()
+    synapses.w = np.random.default_rng(1).random(25) * 6
+    synapses.near.order = -2  # before the other; by their names, which decide otherwise, it would come after
+    monitors = b2.SpikeMonitor(group, name="spikes"), b2.StateMonitor(group, ["v", "x"], record=True, name="states")
+    network = b2.Network(group, source, synapses, *monitors)
+    assert same(network, from_brian(network), 100, variables=("v", "x")) > 20
+
+
 def test_poisson_sources_are_given_or_drawn() -> None:
     poisson = b2.PoissonGroup(50, rates=np.linspace(0, 400, 50) * Hz, name="P")
     group = b2.NeuronGroup(5, "dv/dt = -v/(10*ms) : 1", threshold="v > 1", reset="v = 0", method="exact", name="G")
@@ -229,7 +243,7 @@ def test_the_order_within_a_step_is_the_networks_own() -> None:
 
 
 def test_layers_that_fire_within_one_step_by_a_schedule_of_their_own() -> None:
-    """As networks that were trained elsewhere are written in Brian2: slots for each layer, the reset in the next update."""
+    """As trained networks are often written in Brian2: slots for each layer, the reset in the next update."""
     rng, objects = np.random.default_rng(0), []
     before = generator("I", rng.random((80, 12)) < 0.2)
     before.when, slots = "L0", ["start", "L0", "S1", "U1", "T1", "R1", "S2", "U2", "T2", "R2"]
@@ -326,8 +340,8 @@ def test_what_has_no_counterpart_is_refused_with_a_sentence(name: str) -> None:
 
 def test_wrong_arguments_say_what_is_right() -> None:
     network = network_of()
-    with pytest.raises(ValueError, match=r"span: \['H'\] are no groups"):
-        from_brian(network, span={"H": 1.0})
+    with pytest.raises(ValueError, match=r"span: \['I'\] are no groups with a threshold; those are \['G'\]"):
+        from_brian(network, span={"I": 1.0})
     with pytest.raises(ValueError, match="must be above 0"):
         from_brian(network, span={"G": 0.0})
     circuit = from_brian(network)
@@ -335,6 +349,8 @@ def test_wrong_arguments_say_what_is_right() -> None:
         circuit(3, {"J": torch.zeros(3, 1, 2)})
     with pytest.raises(ValueError, match=r"'I' is \(T, B, N\) = \(3, 1, 2\), got \(4, 1, 2\)"):
         circuit(3, {"I": torch.zeros(4, 1, 2)})
+    with pytest.raises(ValueError, match="'I' holds spikes, which are 0 or 1"):
+        circuit(3, {"I": torch.full((3, 1, 2), 0.5)})
     with pytest.raises(ValueError, match=r"record: 'G.u' is no variable that changes; those are \['G.v'\]"):
         circuit(3, record=["G.u"])
     with pytest.raises(ValueError, match=r"write circuit.double\(\)"):
