@@ -20,12 +20,14 @@ def clock() -> None:
 SCALE = 2.0**-10  # of the physical potential: exact, so that both loops round alike
 
 
-def network(refractory=False, flag: str = "", reset: str = "v = 0*volt", physical: bool = False) -> b2.Network:
+def network(
+    refractory=False, flag: str = "", reset: str = "v = 0*volt", physical: bool = False, threshold: str = "v > theta"
+) -> b2.Network:
     """6 neurons with current, 4 sources, delays 0 to 2 in the input and 1 in the recurrence; in volts or without."""
     unit, scale = ("volt", SCALE) if physical else ("1", 1.0)
     rng = np.random.default_rng(5)
     group = b2.NeuronGroup(
-        6, f"dv/dt = (x - v)/(2*ms) : {unit} {flag}\ndx/dt = -x/(1*ms) : {unit}", threshold="v > theta", method="exact",
+        6, f"dv/dt = (x - v)/(2*ms) : {unit} {flag}\ndx/dt = -x/(1*ms) : {unit}", threshold=threshold, method="exact",
         reset=reset if physical else reset.replace("*volt", ""), refractory=refractory, name="G",
         namespace={"theta": scale * b2.volt if physical else scale},
     )  # fmt: skip
@@ -157,6 +159,15 @@ def test_the_surrogate_is_the_one_that_was_asked_for_and_inputs_have_gradients()
         assert x.grad.abs().sum() > 0
         found.append(circuit.weight("R", "w").grad)
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_a_threshold_may_be_written_from_either_side() -> None:
+    grads = []
+    for threshold in ("v > theta", "theta < v"):
+        circuit = from_brian(network(threshold=threshold))
+        circuit(40).spikes["G"].square().sum().backward()
+        grads.append(circuit.weight("R", "w").grad)
+    assert torch.equal(*grads) and grads[0].abs().max() > 0
 
 
 def test_import_train_write_back_simulate() -> None:
