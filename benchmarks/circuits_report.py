@@ -103,7 +103,7 @@ def examples_note(record: dict[str, Any]) -> str:
     """What the table of examples does not say."""
     return (
         "Potentials: every variable of every neuron, compared bit for bit once in 100 ms. The f-I curve is at most "
-        f"{record['curve_error']:.2f} spikes from the closed form."
+        f"{record['curve_error']:.2f} spikes from the closed form. Times: beside other jobs on the same cores, upper bounds."
     )
 
 
@@ -118,7 +118,11 @@ def chaos_table(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         ]
         for found in record["chaos"]
     ]
-    return ["all potentials moved by", "first spike that differs", f"of the spikes in the last {third:.0f} ms"], rows
+    return [
+        "all potentials moved by",
+        "first spike that differs",
+        f"spikes that differ in the last {third:.0f} ms",
+    ], rows
 
 
 def regimes_note(record: dict[str, Any]) -> str:
