@@ -103,7 +103,8 @@ def examples_note(record: dict[str, Any]) -> str:
     """What the table of examples does not say."""
     return (
         "Potentials: every variable of every neuron, compared bit for bit once in 100 ms. The f-I curve is at most "
-        f"{record['curve_error']:.2f} spikes from the closed form. Times: beside other jobs on the same cores, upper bounds."
+        f"{record['curve_error']:.2f} spikes from the closed form. Times: beside other jobs on the same "
+        "cores, upper bounds."
     )
 
 
