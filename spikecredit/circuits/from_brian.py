@@ -22,7 +22,7 @@ from spikecredit.circuits.operations import (
     Threshold,
     Update,
 )
-from spikecredit.circuits.reading import Code, Reader
+from spikecredit.circuits.reader import Code, Reader
 from spikecredit.circuits.statements import Expression, Node
 from spikecredit.neurons.surrogate import FastSigmoid, Surrogate
 
