@@ -341,6 +341,26 @@ def _milliseconds(row: dict[str, Any]) -> float:
     return 1e3 * row["train"]["median"]
 
 
+def circuits_tables() -> dict[str, str | None]:
+    """Brian2's circuits in torch: examples, regimes, training."""
+    from benchmarks import circuits_report as report
+
+    found, trained = load("circuits-brian"), load("circuits-train")
+    tables: dict[str, str | None] = {"circuits_examples": None, "circuits_regimes": None, "circuits_training": None}
+    tables["circuits_chaos"] = None
+    if found is not None:
+        about = origin(found["command"], found["environment"], extra=f", Brian2 {found['brian2']}")
+        tables["circuits_examples"] = f"{table(*report.examples_table(found))}\n\n{report.examples_note(found)} {about}"
+        tables["circuits_chaos"] = f"{table(*report.chaos_table(found))}\n\n{about}"
+        tables["circuits_regimes"] = f"{table(*report.regimes_table(found))}\n\n{report.regimes_note(found)} {about}"
+    if trained is not None:
+        about = origin(trained["command"], trained["environment"])
+        tables["circuits_training"] = (
+            f"{table(*report.training_table(trained))}\n\n{report.training_note(trained)} {about}"
+        )
+    return tables
+
+
 def drawn(plot: Callable[[dict[str, Any], Path], None], name: str) -> str:
     """The figure of results/NAME.json as SVG text."""
     with tempfile.TemporaryDirectory() as folder:
@@ -385,12 +405,13 @@ def circuits_table() -> str | None:
 
 def plots() -> dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]]:
     """Figures: the results that each shows, and who draws it."""
-    from benchmarks import angles, ei, speed_report, stdp
+    from benchmarks import angles, circuits_report, ei, speed_report, stdp
 
     return {
         "speed": ("speed-cpu", speed_report.plot),
         "angles": ("angles", angles.plot),
         "ei": ("ei", ei.plot),
+        "circuits_train": ("circuits-train", circuits_report.plot),
         "stdp": ("stdp", stdp.plot),
         "stdp_gradient": ("stdp", stdp.plot_gradients),
         "early_inference": ("stdp", stdp.plot_inference),
@@ -418,6 +439,7 @@ def outputs() -> dict[Path, str]:
         **dale_tables(),
         **equilibrium_tables(),
         **symmetry_tables(),
+        **circuits_tables(),
     }
     readme = (ROOT / "README.md").read_text()
     for name, text in tables.items():

@@ -1,8 +1,12 @@
-"""Circuits: exact exchange of trained networks with simulators. Brian2 is imported only where it is used."""
+"""Circuits: exact exchange of networks with simulators and other packages, each imported only where it is used."""
 
+from spikecredit.circuits import balanced
 from spikecredit.circuits.brian import BrianCircuit, to_brian
 from spikecredit.circuits.circuit import Circuit
+from spikecredit.circuits.errors import CircuitError
 from spikecredit.circuits.exported import read, read_input
+from spikecredit.circuits.from_brian import from_brian
+from spikecredit.circuits.imported import CircuitState, ImportedCircuit, Recording
 from spikecredit.circuits.population import Activity, Population, Projection
 from spikecredit.circuits.report import Report
 from spikecredit.circuits.units import Units
@@ -11,10 +15,16 @@ __all__ = [
     "Activity",
     "BrianCircuit",
     "Circuit",
+    "CircuitError",
+    "CircuitState",
+    "ImportedCircuit",
     "Population",
     "Projection",
+    "Recording",
     "Report",
     "Units",
+    "balanced",
+    "from_brian",
     "read",
     "read_input",
     "to_brian",
