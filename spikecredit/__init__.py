@@ -8,8 +8,9 @@
 Importing it needs torch and numpy only; everything else is imported where it is used.
 """
 
-from spikecredit import analysis, architectures, equilibrium, losses, rules
+from spikecredit import analysis, architectures, circuits, equilibrium, losses, rules
 from spikecredit.architectures import DANN, MLP, VGG, LeNet, ResNet
+from spikecredit.circuits import from_snntorch
 from spikecredit.constraints import EG, Connectivity, Dale, EGAdamW, FrozenSigns, Unconstrained
 from spikecredit.convert import convert
 from spikecredit.data import encode
@@ -128,10 +129,12 @@ __all__ = [
     "analysis",
     "architectures",
     "attach",
+    "circuits",
     "convert",
     "encode",
     "equilibrium",
     "freeze_signs",
+    "from_snntorch",
     "losses",
     "rules",
     "start_epoch",

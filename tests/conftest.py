@@ -27,6 +27,7 @@ for room in (
     "training",
     "analysis",
     "equilibrium",
+    "circuits",
 ):  # pytest's import mode "importlib" leaves sys.path alone
     sys.path.append(str(Path(__file__).parent / room))
 
