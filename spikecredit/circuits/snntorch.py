@@ -117,10 +117,7 @@ def _between(name: str, module: Any) -> Any:
     kind = type(module)
     if isinstance(module, nn.Linear | nn.Conv2d):
         check_module(name, module)
-        layer = become(copy.deepcopy(module), WEIGHTED)
-        for parameter in layer.parameters():
-            parameter.grad = None
-        return layer
+        return become(copy.deepcopy(module), WEIGHTED)
     if kind is nn.MaxPool2d:
         if module.return_indices:
             raise _refused(name, module, "returns indices, which the next layer cannot read")
