@@ -175,7 +175,7 @@ def _as_it_was(model: nn.Module, neurons: tuple[type, ...]) -> Iterator[None]:
 
 
 UNCHANGED = ("to", "float", "double", "contiguous", "clone", "cpu", "cuda")
-SLICES = ("__getitem__", "select", "unbind", "narrow", "squeeze")
+STEPS = ("__getitem__", "select", "unbind")
 FLATTENS = ("flatten", "view", "reshape", "view_as", "reshape_as")
 
 
@@ -214,6 +214,7 @@ def _path(recorder: _Recorder, tensor: Any, reader: Call, expected: Call | None)
     """The operations from the layer before, or from the sample, to what `reader` was given, as layers of torch."""
     path: Chain = []
     source = "the sample" if expected is None else expected.name
+    step = False  # whether one time step was taken out of what is followed now
     while True:
         maker = recorder.made_by.get(id(tensor))
         if expected is None and maker is None and any(tensor is given for given in recorder.sample):
@@ -231,9 +232,15 @@ def _path(recorder: _Recorder, tensor: Any, reader: Call, expected: Call | None)
         given = maker.args[0] if maker.args else None
         if isinstance(given, tuple | list):
             given = None
-        if maker.name in SLICES and expected is None and any(given is value for value in recorder.sample):
-            return path[::-1]
+        if expected is None and maker.name in STEPS and isinstance(given, Tensor) and given.ndim == tensor.ndim + 1:
+            tensor, step = given, True
+            continue
         layer = _as_layer(maker, given)
+        if expected is None and (layer is None or (step and not isinstance(layer, nn.Identity))):
+            raise ValueError(
+                f"before {reader.name} the model calls {maker.name} on its input. What encodes or scales an input is "
+                "no part of a network here: do it before, and give the network the result (sc.encode has encoders)"
+            )
         if layer is None:
             raise ValueError(
                 f"between {source} and {reader.name} the model calls {maker.name}, which is no layer that can be moved "

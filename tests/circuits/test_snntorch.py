@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from snn_nets import Tutorial, cases, distances, gradient_of, grid_input, in_double, model_of, on_grid, run
-from snntorch import surrogate
+from snntorch import spikegen, surrogate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -268,10 +268,16 @@ class Wired(nn.Module):
         how, out = self.how, []
         mem1, mem2 = self.lif1.reset_mem(), self.lif2.reset_mem()
         if how == "start":
-            mem1 = torch.ones(x.shape[1:])
+            mem1 = torch.ones(2, 4)
         if how == "before":
             x = self.fc1(x)
         torch.rand(3)
+        if how == "encoded":
+            x = spikegen.rate(x[0], num_steps=3)
+        if how == "masked":
+            x = F.dropout(x, training=self.training)
+        if how == "batch first":
+            x = [x[:, t] for t in range(x.shape[1])]
         for t, now in enumerate(x):
             cur = now if how == "before" else self.fc1(now * 2 if how == "scaled" else now)
             spk1, mem1 = self.lif1(cur, mem1)
@@ -294,7 +300,9 @@ class Wired(nn.Module):
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("scaled", "mul"), ("before", "order"), ("reset", "lif1 is not given"), ("in place", "mul_|imul|state"),
+        ("scaled", "calls mul on its input"), ("encoded", "calls bernoulli on its input"),
+        ("masked", "calls dropout on its input"), ("before", "order"), ("reset", "lif1 is not given"),
+        ("in place", "mul_|imul|state"),
         ("detached", "lif1 is not given"), ("anew", "lif1 is not given the state"), ("start", "not start at rest"),
         ("potential", "fc2 reads the state of lif1"), ("skip", "add"), ("around", "unbind"), ("relu", "relu"),
         ("twice", "not called in one order"),
@@ -307,6 +315,7 @@ def test_what_is_no_plain_chain_is_refused(how: str, words: str) -> None:
     model, rng = Wired("plain"), torch.get_rng_state()
     assert len(from_snntorch(model, x, seed=0).layers) == 4
     assert torch.equal(torch.get_rng_state(), rng)
+    assert len(from_snntorch(Wired("batch first"), x.transpose(0, 1)).layers) == 4
 
 
 def two(**options: Any) -> nn.Sequential:
