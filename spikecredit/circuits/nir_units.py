@@ -39,19 +39,12 @@ def betas(decay: Decay, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
 
 
 def tau_of(beta: np.ndarray[Any, Any], dt: float) -> np.ndarray[Any, Any]:
-    """The tau with 1 - dt / tau == beta to the last bit in beta's own precision, where there is one.
+    """dt / (1 - beta), in beta's precision.
 
-    From beta = 3/4 on there is. Below, 1 - dt / tau has fewer digits than beta, and its last one is off.
+    From beta = 3/4 on, 1 - dt / tau is beta to the last bit, from 1/2 on `beta_of` finds it. Below, tau has too few
+    digits for it.
     """
-    best = np.asarray(dt / (1 - beta.astype(np.float64))).astype(beta.dtype)
-    exact = dt_over(best, dt) == beta
-    for towards in (np.inf, -np.inf):
-        candidate = best.copy()
-        for _ in range(4):
-            candidate = np.nextafter(candidate, candidate.dtype.type(towards))
-            better = ~exact & (dt_over(candidate, dt) == beta)
-            best, exact = np.where(better, candidate, best), exact | better
-    return np.asarray(best, dtype=beta.dtype)
+    return np.asarray(beta.dtype.type(dt) / (1 - beta), dtype=beta.dtype)
 
 
 def dt_over(tau: np.ndarray[Any, Any], dt: float) -> np.ndarray[Any, Any]:

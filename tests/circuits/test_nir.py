@@ -99,6 +99,7 @@ def test_maps() -> None:
             assert 0.02 < float(ours.detach().mean()) < 0.8
     assert [type(layer) for layer in back.layers] == [type(layer) for layer in net.layers]
     assert back.layers[0].bias is None and back.layers[6].dims == 3
+    assert from_nir(to_nir(sc.Network(sc.Flatten(2)), (3, 2, 2))).layers[0].dims == 2
     flat = sc.Network(AllFlat(), sc.Linear(4, 2))
     assert from_nir(to_nir(flat, (1, 2, 2))).layers[0].dims == 3
 
@@ -158,16 +159,16 @@ def test_integrators_thresholds_and_neurons_without_leak() -> None:
 @settings(max_examples=200)
 @given(st.floats(0.0, 1.0, width=32, exclude_max=True), st.sampled_from([1e-4, 1e-3]))
 def test_which_betas_survive(beta: float, dt: float) -> None:
-    """1 - dt / tau has the digits of beta from 3/4 on; what snnTorch makes of its float32 comes back from 1/2 on."""
+    """From 3/4 on for everybody, from 1/2 on for us; snnTorch's exporter computes the same tau as ours."""
     for dtype in (np.float32, np.float64):
         value = np.array([beta], dtype)
         tau = tau_of(value, dt)
         assert tau.dtype == dtype
         assert abs(float(dt_over(tau, dt)[0]) - float(value[0])) <= 1.5 * np.finfo(dtype).eps
         if beta >= 0.75:
-            assert dt_over(tau, dt) == value and beta_of(tau, dt) == value
+            assert dt_over(tau, dt) == value
         if beta >= 0.5:
-            assert beta_of(dtype(dt) / (1 - value), dt) == value
+            assert beta_of(tau, dt) == value
 
 
 def test_a_changed_tau_is_believed_and_not_our_metadata() -> None:
