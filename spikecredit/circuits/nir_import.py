@@ -136,13 +136,13 @@ class _Importer:
             raise _refused(name, node, "has no equal here")
 
     def dense(self, node: Node) -> Linear:
-        weight = torch.from_numpy(np.array(node.weight))
+        weight = _tensor(node.weight)
         bias = getattr(node, "bias", None)
         layer = Linear(weight.shape[1], weight.shape[0], bias=bias is not None).to(weight)
         return _filled(layer, weight, bias)
 
     def convolution(self, node: Node) -> Conv2d:
-        weight = torch.from_numpy(np.array(node.weight))
+        weight = _tensor(node.weight)
         padding = node.padding.decode() if isinstance(node.padding, bytes) else node.padding
         geometry: dict[str, Any] = {
             "kernel_size": tuple(weight.shape[2:]), "stride": _pair(node.stride), "dilation": _pair(node.dilation),
@@ -232,13 +232,20 @@ def _filled(layer: Any, weight: torch.Tensor, bias: Any) -> Any:
     with torch.no_grad():
         layer.weight.copy_(weight)
         if layer.bias is not None:
-            layer.bias.copy_(torch.from_numpy(np.array(bias)))
+            layer.bias.copy_(_tensor(bias))
     return layer
 
 
+def _tensor(values: Any) -> torch.Tensor:
+    """A copy of an array; some exporters leave tensors in its place."""
+    if isinstance(values, torch.Tensor):
+        return values.detach().cpu().clone()
+    return torch.from_numpy(np.array(values))
+
+
 def _array(node: Node, field: str) -> np.ndarray[Any, Any]:
-    """A field of a node; some exporters leave tensors there."""
-    values = np.asarray(getattr(node, field))
+    """A field of a neuron's node."""
+    values = _tensor(getattr(node, field)).numpy()
     return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
 
 

@@ -36,6 +36,8 @@ def networks(draw: st.DrawFn) -> sc.Network:
         tau: dict[str, Any] = {"tau": draw(st.floats(0.4, 60.0))}
         if draw(st.booleans()):
             tau = {"tau": 0.4 + 30 * torch.rand(units), "shape": (units,)}
+        if kind is sc.CurrentLIF:
+            tau["tau_synapse"] = draw(st.floats(0.4, 30.0))
         surrogate = draw(st.sampled_from([sc.FastSigmoid(3.0), sc.ArcTan(1.7), sc.StraightThrough(0.5)]))
         threshold = draw(st.sampled_from([0.3, 0.7, 1.0]))
         detach = draw(st.booleans())
@@ -276,6 +278,27 @@ def test_an_export_of_snntorch_gives_its_spikes(kind: str, late: bool | None) ->
     assert torch.equal(net(x), theirs)
     neuron = net.layers[0].neuron if kind == "RLeaky" else net.layers[1]
     assert torch.equal(neuron.decay(), model[1].beta)
+
+
+@pytest.mark.filterwarnings("ignore:nirtorch.extract_nir_graph is being deprecated:DeprecationWarning")
+def test_an_export_of_snntorchs_maps_gives_its_spikes() -> None:
+    from snntorch.export_nir import export_to_nir
+
+    def leaky(*shape: int) -> nn.Module:
+        given = {"beta": torch.full(shape, 0.8), "threshold": torch.full(shape, 0.3)}
+        return snn.Leaky(reset_mechanism="zero", init_hidden=True, **given)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), leaky(4, 10, 10), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(100, 5), leaky(5)
+    )
+    net, x = (
+        from_nir(export_to_nir(model, torch.zeros(1, 1, 12, 12), ignore_dims=[0])),
+        2 * torch.rand(20, 3, 1, 12, 12),
+    )
+    theirs = torch.stack([model(step) for step in x])
+    assert theirs.sum() > 0
+    assert torch.equal(net(x), theirs)
 
 
 def absent(package: str) -> pytest.MarkDecorator:
