@@ -279,6 +279,7 @@ class Wired(nn.Module):
         if how == "batch first":
             x = [x[:, t] for t in range(x.shape[1])]
         for t, now in enumerate(x):
+            now = now[:, :4] if how == "part" else now
             cur = now if how == "before" else self.fc1(now * 2 if how == "scaled" else now)
             spk1, mem1 = self.lif1(cur, mem1)
             if how == "reset":
@@ -301,7 +302,7 @@ class Wired(nn.Module):
     ("how", "words"),
     [
         ("scaled", "calls mul on its input"), ("encoded", "calls bernoulli on its input"),
-        ("masked", "calls dropout on its input"), ("before", "order"), ("reset", "lif1 is not given"),
+        ("masked", "calls dropout on its input"), ("part", "calls __getitem__ on its input"), ("before", "order"), ("reset", "lif1 is not given"),
         ("in place", "mul_|imul|state"),
         ("detached", "lif1 is not given"), ("anew", "lif1 is not given the state"), ("start", "not start at rest"),
         ("potential", "fc2 reads the state of lif1"), ("skip", "add"), ("around", "unbind"), ("relu", "relu"),
