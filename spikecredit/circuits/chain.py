@@ -88,6 +88,11 @@ class Operation:
     kwargs: dict[str, Any]
     out: Any
 
+    @property
+    def in_place(self) -> bool:
+        """Whether it writes into its first argument: `mul_`, `__imul__`."""
+        return self.name.startswith("__i") or (self.name.endswith("_") and not self.name.endswith("__"))
+
 
 class _Recorder(TorchFunctionMode):
     def __init__(self, sample: tuple[Any, ...]) -> None:
@@ -103,12 +108,15 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         if not self.inside:
-            operation = Operation(getattr(func, "__name__", str(func)), args, kwargs or {}, out)
+            name, same = getattr(func, "__name__", str(func)), bool(args) and out is args[0]
+            if same and name == "dropout":  # in evaluation; data are followed by their identity
+                out, same = out.view_as(out), False
+            operation = Operation(name, args, kwargs or {}, out)
             self.operations.append(operation)
-            for tensor in out if isinstance(out, tuple | list) else (out,):
-                same = operation.name in UNCHANGED and args and tensor is args[0]
-                if isinstance(tensor, Tensor) and not same:
-                    self.made_by[id(tensor)] = operation
+            if not same or operation.in_place:  # else nothing was done, as by flatten on what is flat
+                for tensor in out if isinstance(out, tuple | list) else (out,):
+                    if isinstance(tensor, Tensor):
+                        self.made_by[id(tensor)] = operation
         return out
 
 
@@ -294,7 +302,7 @@ def _check_states_untouched(recorder: _Recorder) -> None:
     """No operation has written into a state in place."""
     owners = {id(state): call.name for call in recorder.calls for state in call.after}
     for operation in recorder.operations:
-        if operation.args and operation.out is operation.args[0] and operation.name not in UNCHANGED:
-            owner = owners.get(id(operation.out))
+        if operation.args and operation.in_place:
+            owner = owners.get(id(operation.args[0]))
             if owner is not None:
                 raise ValueError(f"{operation.name} writes into the state or the output of {owner} between two steps")

@@ -286,11 +286,15 @@ class Wired(nn.Module):
                 mem1 = mem1 * 0.5
             if how == "in place":
                 mem1 *= 0.5
+            if how == "halved":
+                spk1 *= 0.5
             if how == "detached":
                 mem1 = mem1.detach()
             if how == "anew" and t == 1:
                 mem1 = self.lif1.reset_mem()
             given = {"potential": mem1, "skip": spk1 + now, "around": now, "relu": F.relu(spk1)}.get(how, spk1)
+            if how == "dropped":
+                given = F.dropout(given.flatten(1), 0.25, self.training).to(x.dtype)
             spk2, mem2 = self.lif2(self.fc2(given), mem2)
             if how == "twice":
                 spk2, mem2 = self.lif2(self.fc2(spk2), mem2)
@@ -302,8 +306,8 @@ class Wired(nn.Module):
     ("how", "words"),
     [
         ("scaled", "calls mul on its input"), ("encoded", "calls bernoulli on its input"),
-        ("masked", "calls dropout on its input"), ("part", "calls __getitem__ on its input"), ("before", "order"), ("reset", "lif1 is not given"),
-        ("in place", "mul_|imul|state"),
+        ("masked", "calls dropout on its input"), ("part", "calls __getitem__ on its input"),
+        ("before", "order"), ("reset", "lif1 is not given"), ("in place", "mul_|imul|state"), ("halved", "imul|mul_"),
         ("detached", "lif1 is not given"), ("anew", "lif1 is not given the state"), ("start", "not start at rest"),
         ("potential", "fc2 reads the state of lif1"), ("skip", "add"), ("around", "unbind"), ("relu", "relu"),
         ("twice", "not called in one order"),
@@ -317,6 +321,9 @@ def test_what_is_no_plain_chain_is_refused(how: str, words: str) -> None:
     assert len(from_snntorch(model, x, seed=0).layers) == 4
     assert torch.equal(torch.get_rng_state(), rng)
     assert len(from_snntorch(Wired("batch first"), x.transpose(0, 1)).layers) == 4
+    dropped = from_snntorch(Wired("dropped"), x).layers
+    assert [type(layer) for layer in dropped] == [sc.Linear, sc.LIF, nn.Dropout, sc.Linear, sc.LIF]
+    assert dropped[2].p == 0.25
 
 
 def two(**options: Any) -> nn.Sequential:
