@@ -36,7 +36,7 @@ format: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools wheel
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[plot,vision,brian,snntorch,tensorboard,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[plot,vision,brian,snntorch,nir,tensorboard,docs,dev]'
 	# for the tests of the CUDA kernels in its interpreter; its torch is the one that is there
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps 'triton; sys_platform == "linux"'
 	touch $@

@@ -256,6 +256,17 @@ def ei_table() -> str | None:
     return f"{table(*ei.table(found))}\n\n{origin(found['command'], found['environment'])}"
 
 
+def snntorch_table() -> str | None:
+    """snnTorch's tutorial networks, moved over: what differs, and the times of both."""
+    from benchmarks import snntorch
+
+    found = load("snntorch")
+    if found is None:
+        return None
+    about = f"snnTorch {found['snntorch']}; medians of {found['repeats']} turns of each, float32. "
+    return f"{table(*snntorch.table(found))}\n\n{about}{origin(found['command'], found['environment'])}"
+
+
 def dale_tables() -> dict[str, str | None]:
     """Every way to keep Dale's law: modes by pathways for each network and data set, and the rows of each page."""
     from benchmarks import dale
@@ -435,6 +446,7 @@ def outputs() -> dict[Path, str]:
         "events": events_table(),
         "angles": angles_table(),
         "circuits": circuits_table(),
+        "snntorch": snntorch_table(),
         **lenet_tables(),
         **dale_tables(),
         **equilibrium_tables(),

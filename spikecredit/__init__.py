@@ -10,6 +10,7 @@ Importing it needs torch and numpy only; everything else is imported where it is
 
 from spikecredit import analysis, architectures, circuits, equilibrium, losses, rules
 from spikecredit.architectures import DANN, MLP, VGG, LeNet, ResNet
+from spikecredit.circuits import from_snntorch
 from spikecredit.constraints import EG, Connectivity, Dale, EGAdamW, FrozenSigns, Unconstrained
 from spikecredit.convert import convert
 from spikecredit.data import encode
@@ -135,6 +136,7 @@ __all__ = [
     "encode",
     "equilibrium",
     "freeze_signs",
+    "from_snntorch",
     "losses",
     "rules",
     "start_epoch",

@@ -129,7 +129,7 @@ def convert(
     _check_choices(pathway, constraint, last_layer)
     modules = dict(model.named_modules())
     for name, module in modules.items():
-        _check_module(name, module)
+        check_module(name, module)
     layers = {name: m for name, m in modules.items() if isinstance(m, Synapse) or type(m) in WEIGHTED}
     if not layers:
         kinds = ", ".join(sorted({type(m).__name__ for m in modules.values()}))
@@ -148,7 +148,7 @@ def convert(
 
     seed = int(torch.randint(2**62, ())) if seed is None else seed
     for name, module in layers.items():
-        layer = _become(module, WEIGHTED)
+        layer = become(module, WEIGHTED)
         source, target = (Population(f"{units} units", units) for units in layer.units)
         before = None if name in sensory else source
         wiring = Wiring(own[name], constraint, SIGNS_SEED, initialise=not _obeys(layer, before, constraint))
@@ -156,7 +156,7 @@ def convert(
         layer.bind(before, f"{name or 'layer'}@{seed}", wiring, target)
         layer.project()
     for name, module in scales.items():
-        scale = module if isinstance(module, OurBatchNorm1d | OurBatchNorm2d) else _become(module, SCALES)
+        scale = module if isinstance(module, OurBatchNorm1d | OurBatchNorm2d) else become(module, SCALES)
         scale.bind(None, name, Wiring(pathway, constraint, SIGNS_SEED))
     log.info("%s, %s: %s", pathway, constraint, ", ".join(name or type(model).__name__ for name in [*layers, *scales]))
     _warn_of_others({name: m for name, m in modules.items() if name not in layers and name not in scales}, constrained)
@@ -194,7 +194,7 @@ def _check_choices(pathway: Pathway, constraint: Constraint, last_layer: str) ->
         )
 
 
-def _check_module(name: str, module: nn.Module) -> None:
+def check_module(name: str, module: nn.Module) -> None:
     """Refuse what would be converted wrongly, or left out without a word."""
     kind, where = type(module).__name__, name or "the model"
     if isinstance(module, Network):
@@ -244,7 +244,7 @@ def _is_scale(module: nn.Module, constrained: bool) -> bool:
 T = TypeVar("T", bound=Constrained)
 
 
-def _become(module: nn.Module, kinds: dict[type[nn.Module], type[T]]) -> T:
+def become(module: nn.Module, kinds: dict[type[nn.Module], type[T]]) -> T:
     """The same object with our class in the place of torch's: every reference to it, and its hooks, stay good."""
     kind = kinds.get(type(module))
     if kind is not None:

@@ -30,7 +30,7 @@ class CurrentLIF(LIF):
         learn_tau: learn both time constants.
         The others as in `LIF`.
     Source: snnTorch's `Synaptic`, which it equals with reset "subtract" and "none". With "zero" that one also erases
-    the input of the resetting step; here the equations stay those of `lif_step`.
+    the input of the resetting step; here the equations stay those of `lif_step`, and refractory=2 has its spikes.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Decay factors beta = exp(-dt / tau) of neurons: fixed or learned, one per layer or one per neuron."""
+"""Decay factors beta of neurons, fixed or learned, one per layer or one per neuron: by tau, or beta itself."""
 
 import math
 
@@ -74,3 +74,52 @@ class Decay(nn.Module):
 
     def extra_repr(self) -> str:
         return f"tau={self.fixed}" if self.fixed is not None else f"learned={self.log_tau is not None}"
+
+
+class Factor(Decay):
+    """beta itself, in [0, 1], for neurons that come from a program which keeps beta and not tau.
+
+    exp(-dt / tau) with tau = -dt / log(beta) is not beta to the last bit, and with beta = 0 or 1 there is no tau. So a
+    neuron that must equal one with a given beta holds this in the place of its `Decay`: `neuron.decay = Factor(0.95)`.
+    A learned beta is the parameter itself, held to [0, 1] where it is used (the gradient is 0 beyond), not by log tau.
+
+    Args:
+        beta: a number, or a tensor that broadcasts against a time step (B, *N): one value, or one per neuron. A tensor
+            keeps its dtype; a fixed single value becomes a Python number, which every dtype holds as well as it can.
+        dt: time step in ms, for `tau` = -dt / log(beta) only.
+        learn: whether the optimiser may change beta.
+    Source: snnTorch's neurons, which clamp beta to [0, 1] at each step.
+    """
+
+    beta: Tensor | None
+
+    def __init__(self, beta: float | Tensor, dt: float = 1.0, learn: bool = False) -> None:
+        nn.Module.__init__(self)
+        values = torch.as_tensor(beta, dtype=None if isinstance(beta, Tensor) else torch.get_default_dtype())
+        if not values.is_floating_point() or not bool(values.isfinite().all()):
+            raise ValueError(f"beta is the factor of one time step, a finite number in [0, 1], got {beta!r}")
+        self.dt = dt
+        single = values.numel() == 1 and not learn
+        self.fixed = min(max(float(beta), 0.0), 1.0) if single else None
+        self.log_tau, self.taus = None, None
+        if learn:
+            self.beta = nn.Parameter(values.detach().clone())
+        else:
+            self.register_buffer("beta", None if single else values.detach().clamp(0, 1))
+
+    @property
+    def tau(self) -> Tensor | float:
+        """-dt / log(beta) in ms: 0 for beta = 0, infinite for beta = 1."""
+        if self.fixed is None:
+            return -self.dt / self.forward().log()  # type: ignore[union-attr]  # a tensor, where it is not fixed
+        return -self.dt / math.log(self.fixed) if 0 < self.fixed < 1 else (0.0 if self.fixed == 0 else math.inf)
+
+    def forward(self) -> Tensor | float:
+        if self.fixed is not None:
+            return self.fixed
+        assert self.beta is not None
+        beta = _at_least_float32(self.beta).clamp(0, 1)
+        return beta.reshape(()) if beta.numel() == 1 else beta
+
+    def extra_repr(self) -> str:
+        return f"beta={self.fixed}" if self.fixed is not None else f"learned={isinstance(self.beta, nn.Parameter)}"

@@ -19,6 +19,8 @@ from spikecredit.synapses.synapse import Wiring, cast_for_autocast
 class RecurrentLinear(nn.Module):
     """A population with recurrent synapses: I[t] = W x[t] + V s[t-1] + b, and s = neuron(I).
 
+    With `recurrent_bias` there is a second bias, that of V: b + c in the place of b.
+
     Both W and V carry the pathway and the constraint. The presynaptic units of V are the population itself, so that
     under Dale's law a neuron has the same sign in V as in the layer that follows.
 
@@ -27,9 +29,11 @@ class RecurrentLinear(nn.Module):
     error travels along V, and of nothing else: Backprop() for V itself, FeedbackAlignment() for a random matrix.
 
     Args:
-        in_features, out_features, bias: of the input synapses W; V is (out, out) without bias.
+        in_features, out_features, bias: of the input synapses W; V is (out, out).
         neuron: the population's neurons.
         pathway, constraint: this layer's own; None for its network's.
+        recurrent_bias: whether V has a bias c too, as in torch's `nn.RNN` and snnTorch's `RLeaky`. Two biases of one
+            neuron have the same gradient: an optimiser moves their sum twice as far.
     Shapes:
         x (T, B, in_features) -> spikes (T, B, out_features).
     """
@@ -42,10 +46,11 @@ class RecurrentLinear(nn.Module):
         bias: bool = True,
         pathway: Pathway | None = None,
         constraint: Constraint | None = None,
+        recurrent_bias: bool = False,
     ) -> None:
         super().__init__()
         self.input = Linear(in_features, out_features, bias, pathway, constraint)
-        self.recurrent = Linear(out_features, out_features, False, pathway, constraint)
+        self.recurrent = Linear(out_features, out_features, recurrent_bias, pathway, constraint)
         self.neuron = LIF() if neuron is None else neuron
 
     def bind(self, source: Population | None, name: str, wiring: Wiring) -> Population:
@@ -78,6 +83,8 @@ class RecurrentLinear(nn.Module):
         if isinstance(neuron, SpikingNeuron) and self._fused(neuron, current):
             if self.recurrent.training:
                 self.recurrent.check_projected()
+            if self.recurrent.bias is not None:
+                current = current + self.recurrent.bias
             feedback = weight.new_empty(0) if silent else feedback
             v, feedback = cast_for_autocast(x.device.type, weight, feedback)
             assert v is not None

@@ -7,7 +7,7 @@ import torch
 from neuron_oracles import close
 
 from spikecredit.neurons import LIF, LeakyReadout
-from spikecredit.neurons.decay import Decay
+from spikecredit.neurons.decay import Decay, Factor
 
 TAUS = [3.0, 20.0, 250.0]
 
@@ -117,3 +117,42 @@ def test_shapes_that_do_not_fit():
         Decay(torch.tensor(TAUS), 1.0, False, (4,))
     with pytest.raises(ValueError, match=r"one value per neuron: write shape=\(3,\) too"):
         Decay(torch.tensor(TAUS), 1.0, True, None)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 0.95, 1.0, torch.tensor(0.9), torch.tensor([0.7])])
+def test_a_factor_is_beta_itself(beta):
+    factor = Factor(beta)
+    assert factor() == float(beta) and isinstance(factor(), float)
+    assert not factor.state_dict() and not list(factor.parameters())
+    assert factor.tau == pytest.approx(-1 / math.log(float(beta)) if 0 < beta < 1 else float(beta and math.inf))
+
+
+def test_a_factor_per_neuron_and_a_learned_one():
+    values = torch.tensor([0.0, 0.25, 0.9, 1.0], dtype=torch.float64)
+    fixed = Factor(values, dt=2.0)
+    assert torch.equal(fixed(), values) and list(fixed.state_dict()) == ["beta"]
+    close(fixed.tau[1:3], -2 / values[1:3].log())
+    learned = Factor(torch.tensor([-0.5, 0.5, 1.5]), learn=True)
+    assert torch.equal(learned().detach(), torch.tensor([0.0, 0.5, 1.0]))
+    learned().sum().backward()
+    assert torch.equal(learned.beta.grad, torch.tensor([0.0, 1.0, 0.0]))
+    assert learned.beta.detach()[0] == -0.5  # clamped where it is used only
+    assert Factor(0.5, learn=True)().shape == ()
+
+
+@pytest.mark.parametrize("beta", [math.nan, math.inf, torch.tensor([1])])
+def test_what_is_no_factor_is_refused(beta):
+    with pytest.raises(ValueError, match="factor of one time step"):
+        Factor(beta)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_neurons_run_on_a_factor(backend):
+    x = 2 * torch.rand(9, 2, 3)
+    for beta in (0.0, 0.37, 1.0, torch.tensor([0.1, 0.5, 0.99])):
+        neuron = LIF(reset="none", backend=backend)
+        neuron.decay = Factor(beta)
+        u = torch.zeros(2, 3)
+        for x_t, u_t in zip(x, neuron.run(x)[1], strict=True):
+            u = u * beta + x_t
+            assert torch.equal(u_t, u)

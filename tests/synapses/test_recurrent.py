@@ -269,3 +269,22 @@ def test_half_precision_under_autocast():
     out.float().sum().backward()
     assert layer.recurrent.weight.grad.dtype == torch.float32
     assert layer.recurrent.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_second_bias_adds_to_the_first_from_the_first_step_on(backend):
+    layer, x = make()
+    twice = sc.RecurrentLinear(6, 20, layer.neuron, recurrent_bias=True).double()
+    twice.neuron.backend = backend
+    assert layer.recurrent.bias is None and twice.recurrent.bias.any()
+    with torch.no_grad():
+        for name in ("input", "recurrent"):
+            getattr(twice, name).weight.copy_(getattr(layer, name).weight)
+        twice.input.bias.copy_(torch.round(64 * layer.input.bias) / 64)
+        twice.recurrent.bias.copy_(torch.round(64 * twice.recurrent.bias) / 64)
+        layer.input.bias.copy_(twice.input.bias + twice.recurrent.bias)
+    out = twice(x)
+    assert torch.equal(out, layer(x))
+    out.sum().backward()
+    assert twice.input.bias.grad.any()
+    torch.testing.assert_close(twice.recurrent.bias.grad, twice.input.bias.grad)
