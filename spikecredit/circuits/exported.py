@@ -9,8 +9,9 @@ from torch import Tensor
 from spikecredit.circuits.circuit import Circuit
 from spikecredit.circuits.equations import recognise
 from spikecredit.circuits.objects import brian2
-from spikecredit.circuits.population import Factor, Part, Population, Projection
+from spikecredit.circuits.population import Part, Population, Projection
 from spikecredit.neurons import ALIF, LIF, CurrentLIF, LeakyReadout, Neuron
+from spikecredit.neurons.decay import Factor
 
 
 def read(network: Any) -> Circuit:
@@ -84,10 +85,19 @@ def read_input(network: Any, steps: int) -> Tensor:
     return torch.cat(currents, 1) if currents else torch.zeros(steps, 0, dtype=torch.float64)
 
 
+def is_export(network: Any) -> bool:
+    """Whether some group of a Brian2 network was made by `to_brian`."""
+    return any(_is_ours(o) for o in network.objects)
+
+
+def _is_ours(o: Any) -> bool:
+    return isinstance(o, brian2().NeuronGroup) and {"level", "lag"} <= {*o.variables}
+
+
 def _groups(network: Any) -> tuple[list[Any], Any]:
     """The groups that are ours, in the order of the row, and our spike generator if there is one."""
     b2 = brian2()
-    groups = [o for o in network.objects if isinstance(o, b2.NeuronGroup) and {"level", "lag"} <= {*o.variables}]
+    groups = [o for o in network.objects if _is_ours(o)]
     if not groups:
         raise ValueError(
             "no group of this network was made by spikecredit.circuits.to_brian, and read() knows only its own export"

@@ -9,6 +9,7 @@ import torch
 
 from spikecredit.circuits.errors import CircuitError
 from spikecredit.circuits.events import make_block
+from spikecredit.circuits.exported import is_export
 from spikecredit.circuits.imported import ImportedCircuit, Plan
 from spikecredit.circuits.operations import (
     Addition,
@@ -60,6 +61,10 @@ def from_brian(
         from brian2.core.namespace import get_local_namespace
     except ImportError as error:
         raise ImportError("from_brian needs brian2: pip install 'spikecredit[brian]'") from error
+    if is_export(network):
+        raise CircuitError(
+            "this network was made by to_brian: circuits.read(network) gives its Circuit back, bit for bit"
+        )
     if namespace is None:
         namespace = get_local_namespace(1)
     reader = Reader(network, dict(namespace))

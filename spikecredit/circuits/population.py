@@ -11,33 +11,11 @@ from torch import Tensor
 
 from spikecredit.circuits.matrices import sparse
 from spikecredit.neurons import ALIF, LeakyReadout, Neuron
-from spikecredit.neurons.decay import Decay
+from spikecredit.neurons.decay import Factor
 from spikecredit.neurons.spiking import SpikingNeuron
 
 DECAYS = ("decay", "decay_synapse", "decay_adaptation")
 """The attributes of our neurons that are decay factors."""
-
-
-class Factor(Decay):
-    """A decay factor as it is: beta itself, for exp(-dt / tau) of a tau that was computed from beta would differ."""
-
-    beta: Tensor
-
-    def __init__(self, beta: Tensor, dt: float) -> None:
-        torch.nn.Module.__init__(self)
-        self.dt = dt
-        self.fixed, self.log_tau, self.taus = None, None, None
-        self.register_buffer("beta", beta)
-
-    @property
-    def tau(self) -> Tensor | float:
-        return -self.dt / self.beta.log()
-
-    def forward(self) -> Tensor | float:
-        return self.beta
-
-    def extra_repr(self) -> str:
-        return f"beta={self.beta.tolist()}" if self.beta.ndim == 0 else f"{len(self.beta)} values of beta"
 
 
 def constant(neuron: Neuron, shape: tuple[int, ...]) -> Neuron:

@@ -23,7 +23,7 @@ def assert_same_circuit(a: Circuit, b: Circuit) -> None:
         assert max(1, getattr(p.neuron, "refractory", 0)) == max(1, getattr(q.neuron, "refractory", 0))
         for decay in DECAYS:
             if hasattr(p.neuron, decay):
-                x, y = getattr(p.neuron, decay)(), getattr(q.neuron, decay)()
+                x, y = (torch.as_tensor(getattr(o.neuron, decay)(), dtype=torch.float64) for o in (p, q))
                 assert torch.equal(x.expand(p.size), y.expand(p.size))
     order = lambda c: sorted(c.projections, key=lambda p: (p.target, -1 if p.source is None else p.source, p.delay))  # noqa: E731
     for p, q in zip(order(a), order(b), strict=True):
@@ -91,3 +91,10 @@ def test_random_circuits_come_back(seed, bits, delay):
     circuit = Circuit.of(net, (3,), bits)
     export = to_brian(circuit, spikes(4, 3), schedule="brian" if seed % 2 else "same_step")
     assert_same_circuit(circuit, read(export.network))
+
+
+def test_from_brian_sends_our_own_export_to_read():
+    net, x, shape = case("cells")
+    export = to_brian(Circuit.of(net, shape), x[:, 0], name="sent")
+    with pytest.raises(ValueError, match=r"made by to_brian: circuits.read\(network\)"):
+        sc.circuits.from_brian(export.network)
