@@ -91,6 +91,10 @@ LAYERS: dict[str, Callable[[], sc.Network]] = {
     "global average": lambda: sc.Network(
         sc.Conv2d(1, 4, 5), sc.LIF(tau=3.0), sc.GlobalAvgPool2d(), sc.Linear(4, 3), sc.LIF(tau=2.0), seed=0
     ),
+    "row": lambda: image(
+        sc.Conv2d(1, 4, 3, padding="same"), sc.AvgPool2d(2), sc.LIF(tau=3.0, threshold=0.5),
+        sc.Conv2d(4, 6, 3, groups=2), sc.LIF(tau=3.0, threshold=0.5), sc.AvgPool2d(2), features=6,
+    ),
     "maximum": lambda: image(sc.Conv2d(1, 4, 3), sc.LIF(tau=3.0), sc.MaxPool2d(2), features=36),
     "maximum at borders": lambda: image(
         sc.MaxPool2d(3, 2, padding=1, dilation=2, ceil_mode=True), sc.Conv2d(1, 4, 3), sc.LIF(tau=3.0), features=16

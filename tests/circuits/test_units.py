@@ -14,7 +14,7 @@ from spikecredit.circuits.objects import preferences
 from spikecredit.circuits.units import nearest_power
 
 
-@pytest.mark.parametrize("name", ["cells", "current refractory", "own taus", "maximum"])
+@pytest.mark.parametrize("name", ["cells", "current refractory", "own taus"])
 def test_with_powers_of_two_every_bit_is_that_of_the_dimensionless_circuit(name):
     net, x, shape = case(name)
     circuit = Circuit.of(net, shape)
