@@ -220,6 +220,10 @@ def test_batch_normalisation_has_the_statistics_of_each_step() -> None:
 
 
 def test_the_model_stays_as_it_is_and_the_copy_learns_apart() -> None:
+    recurrent = two(**R)
+    rng = torch.get_rng_state()
+    from_snntorch(recurrent, seed=0)  # the layers made for it draw weights, which are written over
+    assert torch.equal(torch.get_rng_state(), rng)
     model = Tutorial(nn.Linear(4, 5), snn.Leaky(beta=0.9, learn_beta=True))
     x = grid_input(3, 2, 4)
     model(x)[0].sum().backward()
