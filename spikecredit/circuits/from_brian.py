@@ -55,6 +55,8 @@ def from_brian(
         A module; its parameters are the synaptic variables that on_pre adds.
     Raises:
         CircuitError: an object, an equation or a statement without exact counterpart here; the message names it.
+        ValueError: a span of a group without threshold, or one that is not above 0.
+        KeyError: Brian2 cannot resolve a name.
         ImportError: without brian2.
     """
     try:

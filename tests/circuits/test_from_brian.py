@@ -20,12 +20,14 @@ def clock() -> None:
     b2.defaultclock.dt = DT
 
 
-@pytest.mark.parametrize("reset", ["v -= 1", "v = 0"])
 @pytest.mark.parametrize(
-    ("refractory", "flag"),
-    [(False, ""), (2 * ms, ""), (2 * ms, "(unless refractory)"), (0 * ms, "(unless refractory)")],
-    ids=["never", "2 ms", "2 ms, held", "0 ms, held"],
-)
+    ("reset", "refractory", "flag"),
+    [
+        ("v -= 1", False, ""), ("v = 0", False, ""), ("v -= 1", 2 * ms, ""), ("v = 0", 2 * ms, "(unless refractory)"),
+        ("v -= 1", 0 * ms, "(unless refractory)"),
+    ],
+    ids=["subtract", "zero", "2 ms", "2 ms, held", "0 ms, held"],
+)  # fmt: skip
 def test_random_networks_have_the_same_spikes_and_the_same_bits(reset: str, refractory, flag: str) -> None:
     """Any weights, no grid: events are added one by one in Brian2's order."""
     network = random_network(1, reset, refractory, flag)

@@ -243,10 +243,11 @@ def test_one_weight_for_all_synapses_and_weights_in_products() -> None:
 
 
 def test_a_network_that_has_run_is_read_again_once_it_is_restored() -> None:
-    made = random_network(4, steps=30)
+    made = network()
+    before = from_brian(made)(40).spikes["G"]
     made.store()
     made.run(2 * ms)
     with pytest.raises(CircuitError, match=r"has run until t = 0\.002 s"):
         from_brian(made)
     made.restore()
-    same(made, from_brian(made), 30)
+    assert torch.equal(from_brian(made)(40).spikes["G"], before) and before.sum() > 20
