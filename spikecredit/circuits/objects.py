@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from spikecredit.circuits.equations import INJECT, ON_PRE, equations_of, weight
@@ -184,7 +185,7 @@ def constants(population: Population, lag: int) -> dict[str, Any]:
     values = {"bias": population.bias.numpy(), "level": population.level, "lag": lag}
 
     def every(decay: Any) -> np.ndarray:
-        return decay().expand(population.size).numpy()
+        return torch.as_tensor(decay(), dtype=torch.float64).expand(population.size).numpy()
 
     values["beta"] = every(neuron.decay)
     if isinstance(neuron, SpikingNeuron):

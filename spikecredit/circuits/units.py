@@ -75,7 +75,7 @@ class Units:
         neuron: Any = population.neuron
         theta = neuron.threshold if isinstance(neuron, SpikingNeuron) else 1.0
         volts = (self.v_threshold - self.v_rest) * MILLI / theta
-        beta = neuron.decay().expand(population.size)
+        beta = torch.as_tensor(neuron.decay(), dtype=torch.float64).expand(population.size)
         dt = neuron.decay.dt * MILLI
         # (1 - beta) tau, the seconds over which a step's current charges; for beta = 0 as if tau were dt
         seconds = torch.where(beta > 0, (1 - beta) * -dt / beta.log(), dt * (1 - math.exp(-1)))
