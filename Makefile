@@ -9,8 +9,9 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/spikecredit demo
 
+# one process per core, each with one thread: most tests are small
 test: $(STAMP)
-	$(BIN)/python -m pytest --cov=spikecredit --cov-report=term-missing:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --cov=spikecredit --cov-report=term-missing:skip-covered --cov-fail-under=90
 
 # With the machine's own Python if it has torch: a machine with CUDA has its own build, and often no network.
 gpu:
