@@ -46,7 +46,7 @@ def main() -> None:
         found = json.loads((run / "brian2" / "simulation.json").read_text())
         whole = {"test_accuracy": trained["test_accuracy"], "violations": trained["violations"]}
         rows.append({"network": name, **whole, "exit": done.exit_code, **found})
-        print(write("circuits", "python -m benchmarks.circuits", torch.device("cpu"), rows=rows), flush=True)
+    print(write("circuits", "python -m benchmarks.circuits", torch.device("cpu"), rows=rows))
 
 
 if __name__ == "__main__":
