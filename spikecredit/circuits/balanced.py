@@ -97,7 +97,8 @@ def brunel_rate(
         1 / nu = tau_rp + tau sqrt(pi) int_((V_r - mu) / sigma)^((theta - mu) / sigma) exp(u^2) (1 + erf(u)) du
         mu = C_E J tau (nu_ext + nu (1 - g / 4)),   sigma^2 = C_E J^2 tau (nu_ext + nu (1 + g^2 / 4))
 
-    Arguments as in `brunel`. Source: Brunel (2000), equations 4, 5 and 21; solved for the lowest nu by bisection.
+    Arguments as in `brunel`. Solved for the lowest nu by bisection. Source: Brunel (2000), whose text was not at hand
+    when this was written: the equations are from memory, and agree with simulations in the asynchronous regime.
     """
     c, j, tau, theta, v_r, tau_rp = connection * excitatory, weight, 0.02, 20.0, 10.0, 0.002
     external = drive * theta / (j * c * tau)
