@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from spikecredit.circuits.objects import brian2
+
 
 @dataclass(frozen=True)
 class BalancedCircuit:
@@ -59,7 +61,7 @@ def brunel(
     for name, value in (("g", g), ("drive", drive), ("weight", weight)):
         if not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}")
-    b2 = _brian2()
+    b2 = brian2()
     ms, mv = b2.ms, b2.mV
     inhibitory, inputs = excitatory // 4, round(connection * excitatory)
     tau, theta, j = 20 * ms, 20 * mv, weight * mv
@@ -138,7 +140,7 @@ def cuba(*, neurons: int = 4000, seed: int = 0) -> BalancedCircuit:
     """
     if neurons < 100 or neurons % 5:
         raise ValueError(f"neurons is a multiple of 5 and at least 100, got {neurons}")
-    b2 = _brian2()
+    b2 = brian2()
     ms, mv = b2.ms, b2.mV
     group = b2.NeuronGroup(
         neurons,
@@ -196,11 +198,3 @@ def _scaled(u: np.ndarray) -> np.ndarray:
     import torch
 
     return torch.special.erfcx(torch.from_numpy(-u)).numpy()
-
-
-def _brian2() -> Any:
-    try:
-        import brian2
-    except ImportError as error:
-        raise ImportError("this circuit needs brian2: pip install 'spikecredit[brian]'") from error
-    return brian2

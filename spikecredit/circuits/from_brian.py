@@ -11,6 +11,7 @@ from spikecredit.circuits.errors import CircuitError
 from spikecredit.circuits.events import make_block
 from spikecredit.circuits.exported import is_export
 from spikecredit.circuits.imported import ImportedCircuit, Plan
+from spikecredit.circuits.objects import brian2
 from spikecredit.circuits.operations import (
     Addition,
     Generator,
@@ -59,10 +60,9 @@ def from_brian(
         KeyError: Brian2 cannot resolve a name.
         ImportError: without brian2.
     """
-    try:
-        from brian2.core.namespace import get_local_namespace
-    except ImportError as error:
-        raise ImportError("from_brian needs brian2: pip install 'spikecredit[brian]'") from error
+    brian2()
+    from brian2.core.namespace import get_local_namespace
+
     if is_export(network):
         raise CircuitError(
             "this network was made by to_brian: circuits.read(network) gives its Circuit back, bit for bit"
