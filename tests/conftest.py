@@ -28,6 +28,7 @@ for room in (
     "analysis",
     "equilibrium",
     "circuits",
+    "plasticity",
 ):  # pytest's import mode "importlib" leaves sys.path alone
     sys.path.append(str(Path(__file__).parent / room))
 

@@ -8,8 +8,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from spikecredit.plasticity.language import NUMPY, Expression, Line, RuleError, Statement, dimension, expression
-from spikecredit.plasticity.language import model_lines, nearest, statements
+from spikecredit.plasticity.language import (
+    NUMPY,
+    Expression,
+    Line,
+    RuleError,
+    Statement,
+    dimension,
+    expression,
+    model_lines,
+    nearest,
+    statements,
+)
 from spikecredit.plasticity.units import SECOND, UNITS, Unit, parse_unit
 
 Place = Literal["pre", "post", "shared", "synapse"]
@@ -150,6 +160,8 @@ class Equations:
         for name, slope in self.differential.items():
             if slope.names - {name} - set(self.values) - set(UNITS):
                 continue
+            if not _linear(slope.tree, name):
+                continue
             at = [float(slope({**self.values, name: float(x)}, NUMPY)) for x in (0, 1, 2)]
             if math.isclose(at[2] - at[1], at[1] - at[0], rel_tol=1e-12, abs_tol=1e-300):
                 found[name] = (at[1] - at[0], at[0])
@@ -194,7 +206,7 @@ class Equations:
         for name in self.variables:
             reads = self.differential[name].names if name in self.differential else frozenset()
             sources = {own[e] for e in changed[name]} | {self.signals[n][1] for n in reads if n in self.signals}
-            alone = len(sources) == 1 and not (name in self.noise) and name != self.weight
+            alone = len(sources) == 1 and name not in self.noise and name != self.weight
             places[name] = sources.pop() if alone else "synapse"  # type: ignore[assignment]
         while True:  # whoever reads something that lives elsewhere lives with each synapse
             moved = [
@@ -340,8 +352,9 @@ class Equations:
 
 def _replaced(text: Expression, name: str, value: Expression) -> Expression:
     """The expression with `name` written out."""
+
     class Put(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802  ast's own name
+        def visit_Name(self, node: ast.Name) -> ast.expr:
             return value.tree if node.id == name else node
 
     return expression(ast.unparse(ast.fix_missing_locations(Put().visit(copy.deepcopy(text.tree)))))
@@ -349,3 +362,17 @@ def _replaced(text: Expression, name: str, value: Expression) -> Expression:
 
 def _noise(text: Expression) -> set[str]:
     return {n for n in text.names if n == "xi" or n.startswith("xi_")}
+
+
+def _linear(node: ast.expr, name: str) -> bool:
+    """Whether a variable appears in sums and products only: no function, comparison, power or divisor reads it."""
+    for part in ast.walk(node):
+        closed: tuple[ast.expr, ...] = ()
+        match part:
+            case ast.Call() | ast.Compare() | ast.BoolOp() | ast.BinOp(op=ast.Pow()):
+                closed = (part,)
+            case ast.BinOp(op=ast.Div(), right=right):
+                closed = (right,)
+        if any(isinstance(n, ast.Name) and n.id == name for c in closed for n in ast.walk(c)):
+            return False
+    return True

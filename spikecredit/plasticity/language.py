@@ -4,7 +4,7 @@
     w = 1 + (b - 1)*int(rho > 0.5) : 1 a subexpression
     w : 1                              a value that only events change
 
-    x += 1                             a statement: =, +=, -=, *=, /= ; a name that the model lacks is local to the block
+    x += 1                             a statement: =, +=, -=, *=, /= ; a name that no line has is local to the block
 
 Expressions have + - * / **, comparisons, `and`, `or`, `not`, the functions of `FUNCTIONS`, Brian2's units (`5*mV`) and
 `xi` (`xi_a`, `xi_b` for several), which is white noise with the unit second**-0.5. Everything else is refused.
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
+from functools import cache
 from types import CodeType
 from typing import Any
 
@@ -42,8 +43,9 @@ class RuleError(ValueError):
 
 def nearest(name: str, known: Iterator[str] | list[str]) -> str:
     """`; did you mean ...?`, or nothing."""
-    similar = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {similar[0]!r}?" if similar else ""
+    lower = {k.lower(): k for k in known}
+    similar = get_close_matches(name.lower(), list(lower), n=1)
+    return f"; did you mean {lower[similar[0]]!r}?" if similar else ""
 
 
 # ---- expressions -----------------------------------------------------------------------------------------------------
@@ -63,9 +65,9 @@ class Expression:
 
         Args:
             values: what the names stand for.
-            functions: `NUMPY` or `TORCH`.
+            functions: `NUMPY` or `torch_functions(dtype)`.
         """
-        return eval(self.code, functions, values)  # noqa: S307  every node was on the list of `_python`
+        return eval(self.code, functions, values)
 
 
 def expression(text: str) -> Expression:
@@ -131,9 +133,16 @@ def _numpy_clip(x: Any, low: Any, high: Any) -> Any:
 
 
 def _torch_clip(x: Any, low: Any, high: Any) -> Any:
-    if isinstance(low, Tensor) or isinstance(high, Tensor):
-        return torch.minimum(torch.maximum(x, torch.as_tensor(low).to(x)), torch.as_tensor(high).to(x))
-    return torch.clamp(x, low, high)
+    if not any(isinstance(v, Tensor) for v in (x, low, high)):
+        return min(max(x, low), high)
+    return torch.minimum(torch.maximum(*_tensors(x, low)), _tensors(x, high)[1])
+
+
+def _tensors(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Both as tensors of the dtype and device of the first that is one."""
+    like = x if isinstance(x, Tensor) else y
+    found = [torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (x, y)]
+    return found[0], found[1]
 
 
 def _torch(function: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
@@ -141,15 +150,23 @@ def _torch(function: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
     return lambda x: function(x) if isinstance(x, Tensor) else float(function(torch.tensor(x, dtype=torch.float64)))
 
 
+_BUILTINS = {"__import__": __import__}  # NumPy imports parts of itself late, in the frame that calls it
 _SCALES = {name: unit.scale for name, unit in UNITS.items()}
 NUMPY: dict[str, Any] = {
-    "__builtins__": {}, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "abs": np.abs, "sin": np.sin, "cos": np.cos,
-    "tanh": np.tanh, "floor": np.floor, "sign": np.sign, "int": lambda x: x * 1.0, "clip": _numpy_clip, **_SCALES,
+    "__builtins__": _BUILTINS, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "abs": np.abs, "sin": np.sin,
+    "cos": np.cos, "tanh": np.tanh, "floor": np.floor, "sign": np.sign, "int": lambda x: x * 1.0,
+    "clip": _numpy_clip, **_SCALES,
 }  # fmt: skip
-TORCH: dict[str, Any] = {
-    "__builtins__": {}, **{n: _torch(getattr(torch, n)) for n in FUNCTIONS if n not in ("int", "clip")},
-    "int": lambda x: x * 1.0, "clip": _torch_clip, **_SCALES,
-}  # fmt: skip
+
+
+@cache
+def torch_functions(dtype: torch.dtype) -> dict[str, Any]:
+    """What names of functions and units mean on tensors of a dtype."""
+    return {
+        "__builtins__": _BUILTINS, **{n: _torch(getattr(torch, n)) for n in FUNCTIONS if n not in ("int", "clip")},
+        # 0.1 * (a tensor of booleans) would be float32 whatever the rest is
+        "int": lambda x: x.to(dtype) if isinstance(x, Tensor) else float(x), "clip": _torch_clip, **_SCALES,
+    }  # fmt: skip
 
 
 def dimension(node: ast.expr, units: Mapping[str, Unit]) -> Unit:
@@ -281,7 +298,7 @@ def model_lines(text: str) -> list[Line]:
         if found["slope"] and body is None:
             raise RuleError(f"{line!r}: a differential equation needs its right side")
         name = found["slope"] or found["name"]
-        lines.append(Line(name, unit, *((body, None) if found["slope"] else (None, body)), flags=flags))
+        lines.append(Line(name, unit, body if found["slope"] else None, None if found["slope"] else body, flags))
     return lines
 
 

@@ -1,6 +1,5 @@
 """What an experiment gave: a table, and its distance to published data."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 

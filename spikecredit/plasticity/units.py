@@ -55,18 +55,21 @@ DIMENSIONS = {
     "siemens": _unit(-1, -2, 3, 2), "farad": _unit(-1, -2, 4, 2), "ohm": _unit(1, 2, -3, -2),
     "coulomb": _unit(0, 0, 1, 1), "metre": _unit(0, 1, 0, 0),
 }  # fmt: skip
-_SHORT = {"s": "second", "V": "volt", "A": "amp", "Hz": "hertz", "S": "siemens", "F": "farad", "ohm": "ohm"}
 _PREFIX = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6}
-UNITS = {name: unit for name, unit in DIMENSIONS.items() if name != "1"} | {
-    "Hz": DIMENSIONS["hertz"],
-    **{
-        prefix + short: Unit(scale, DIMENSIONS[name].powers)
-        for short, name in _SHORT.items()
-        for prefix, scale in _PREFIX.items()
-    },
-}
-"""The units that a rule may name, with Brian2's names. A bare `s`, `V` or `A` is none, in Brian2 neither: write `second`,
-`volt`, `amp`."""
+_SHORT = {
+    "ms": "second", "us": "second", "mV": "volt", "mA": "amp", "uA": "amp", "nA": "amp", "pA": "amp", "uF": "farad",
+    "nF": "farad", "pF": "farad", "mS": "siemens", "uS": "siemens", "nS": "siemens", "kHz": "hertz", "MHz": "hertz",
+}  # fmt: skip
+UNITS = (
+    {name: unit for name, unit in DIMENSIONS.items() if name != "1"}
+    | {"Hz": DIMENSIONS["hertz"]}
+    | {
+        prefix + name: Unit(scale, unit.powers)
+        for prefix, scale in _PREFIX.items() for name, unit in DIMENSIONS.items() if name != "1"
+    }
+    | {short: Unit(_PREFIX[short[0]], DIMENSIONS[name].powers) for short, name in _SHORT.items()}
+)  # fmt: skip
+"""The units that a rule may name: Brian2's. A bare `s`, `V` or `A` is none there either: `second`, `volt`, `amp`."""
 
 
 def parse_unit(text: str) -> Unit:

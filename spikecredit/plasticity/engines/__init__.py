@@ -1,7 +1,6 @@
-"""Three engines for one rule: NumPy as the meaning, torch for many synapses at once, Brian2 as the field's simulator."""
+"""Three engines for one rule: NumPy as the meaning, torch for many synapses at once, Brian2 as the field knows it."""
 
 from collections.abc import Callable
-from typing import Any
 
 from spikecredit.plasticity.engines.stimulus import Outcome, Stimulus
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spikecredit.plasticity.engines.stimulus import EVENTS, Outcome, Stimulus, check
 from spikecredit.plasticity.equations import Equations
-from spikecredit.plasticity.language import TORCH
+from spikecredit.plasticity.language import torch_functions
 
 State = dict[str, Tensor]
 
@@ -49,11 +49,10 @@ class Batch:
         self.size = (conditions, n_post, n_pre)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.values: dict[str, Any] = dict(equations.values)
+        self.functions = torch_functions(dtype)
         self._factors = equations.decay(dt * 1e-3)
         self._needs = {
-            event: sorted(
-                {n for s in block for n in (*s.value.names, s.target)} & set(equations.variables)
-            )
+            event: sorted({n for s in block for n in (*s.value.names, s.target)} & set(equations.variables))
             for event, block in equations.blocks.items()
         }
 
@@ -75,7 +74,7 @@ class Batch:
         """The weight, (C, n_post, n_pre)."""
         if self.equations.weight in state:
             return state[self.equations.weight]
-        found = self.equations.subexpressions[self.equations.weight]({**self.values, **state}, TORCH)
+        found = self.equations.subexpressions[self.equations.weight]({**self.values, **state}, self.functions)
         return torch.as_tensor(found, dtype=self.dtype, device=self.device).expand(self.size)
 
     def step(
@@ -94,7 +93,7 @@ class Batch:
             signals: values at this moment in SI units, each of the shape of its place.
         """
         self.move(state, signals or {})
-        self.events(state, {"pre": pre, "post": post, "reward": reward})
+        self.events(state, {"pre": pre, "post": post, "reward": reward}, signals or {})
 
     def move(self, state: State, signals: Mapping[str, Tensor]) -> None:
         """The part of a step that is time: exact variables decay, the others take one Euler step."""
@@ -105,14 +104,14 @@ class Batch:
             for noise in sorted({n for found in self.equations.noise.values() for n in found}):
                 draw = torch.randn(self.size, generator=self.generator, dtype=self.dtype, device=self.device)
                 names[noise] = draw / h**0.5
-            slopes = {name: slope(names, TORCH) for name, slope in continuous.items()}
+            slopes = {name: slope(names, self.functions) for name, slope in continuous.items()}
         self.decay(state, self._factors)
         if continuous:
             for name, slope in slopes.items():
                 state[name] += h * slope
             for name in self.equations.bounds:
                 if name in continuous:
-                    state[name].copy_(self.equations.clipped(name).value({**self.values, **state}, TORCH))
+                    state[name].copy_(self.equations.clipped(name).value({**self.values, **state}, self.functions))
 
     def decay(self, state: State, factors: Mapping[str, tuple[float, float]]) -> None:
         """Exact variables: x becomes factor x + shift."""
@@ -121,8 +120,11 @@ class Batch:
             if shift:
                 state[name].add_(shift)
 
-    def events(self, state: State, happened: Mapping[str, Tensor | None]) -> None:
+    def events(
+        self, state: State, happened: Mapping[str, Tensor | None], signals: Mapping[str, Tensor] | None = None
+    ) -> None:
         """The part of a step that is events: which neurons spiked, which copies are rewarded."""
+        more = signals or {}
         for event in EVENTS:
             where = happened.get(event)
             if where is None or not self.equations.blocks[event]:
@@ -130,29 +132,29 @@ class Batch:
             if self.size[0] == 1 and event != "reward" and where.device.type == "cpu":
                 found = where[0].nonzero()[:, 0]
                 if len(found):
-                    self._picked(state, event, found)
+                    self._picked(state, event, found, more)
             else:
-                self._masked(state, event, where)
+                self._masked(state, event, where, more)
 
-    def _masked(self, state: State, event: str, where: Tensor) -> None:
+    def _masked(self, state: State, event: str, where: Tensor, signals: Mapping[str, Tensor]) -> None:
         """All synapses computed, those of neurons that spiked kept: no index, so nothing waits for the GPU."""
         mask = where[:, None, None] if event == "reward" else where[:, None, :] if event == "pre" else where[:, :, None]
-        names: dict[str, Any] = {**self.values, **state}
+        names: dict[str, Any] = {**self.values, **state, **signals}
         for s in self.equations.blocks[event]:
-            names[s.target] = s.value(names, TORCH)
+            names[s.target] = s.value(names, self.functions)
         for name in {s.target for s in self.equations.blocks[event]} & set(state):
             state[name].copy_(torch.where(mask, names[name], state[name]))
 
-    def _picked(self, state: State, event: str, found: Tensor) -> None:
+    def _picked(self, state: State, event: str, found: Tensor, signals: Mapping[str, Tensor]) -> None:
         """Only the rows or columns of the neurons that spiked."""
         axis = 2 if event == "pre" else 1
         names: dict[str, Any] = dict(self.values)
-        for name in self._needs[event]:
-            full = state[name].shape[axis] > 1 or self.size[axis] == 1
-            names[name] = state[name].index_select(axis, found) if full else state[name]
+        for name, value in {**{n: state[n] for n in self._needs[event]}, **signals}.items():
+            full = value.shape[axis] > 1 or self.size[axis] == 1
+            names[name] = value.index_select(axis, found) if full else value
         targets = []
         for s in self.equations.blocks[event]:
-            names[s.target] = s.value(names, TORCH)
+            names[s.target] = s.value(names, self.functions)
             if s.target in state and s.target not in targets:
                 targets.append(s.target)
         for name in targets:
@@ -204,10 +206,13 @@ def run(
     kept: dict[str, list[Tensor]] = {name: [] for name in record}
     now = 0
 
+    def at(k: int) -> dict[str, Tensor]:
+        return {name: values[k].reshape(-1, 1, 1) for name, values in signals.items()}
+
     def travel(to: int, now: int) -> None:
         if equations.continuous or signals:
             for k in range(now + 1, to + 1):
-                batch.move(state, {name: values[k].reshape(-1, 1, 1) for name, values in signals.items()})
+                batch.move(state, at(k))
         elif to > now:
             batch.decay(state, equations.decay((to - now) * dt * 1e-3))
 
@@ -215,20 +220,23 @@ def run(
         now = -1  # step 0 moves from -dt to 0, as in Brian2
     for k in sorted({*happens, *reading, last}):
         travel(k, now)
-        now = k
+        now, now_signals = k, at(k)
         if record and k % stride == 0:
             for name in record:
                 value = state[name] if name in state else equations.subexpressions[name](
-                    {**batch.values, **state}, TORCH
+                    {**batch.values, **state, **now_signals}, batch.functions
                 )  # fmt: skip
                 kept[name].append(torch.as_tensor(value, dtype=dtype).expand(batch.size).reshape(c, r).clone())
         if k in happens:
             batch.events(
                 state,
                 {
-                    event: torch.as_tensor(np.repeat(mask, r)).to(device).reshape(-1, *([1] if event != "reward" else []))
+                    event: torch.as_tensor(np.repeat(mask, r))
+                    .to(device)
+                    .reshape(-1, *([1] if event != "reward" else []))
                     for event, mask in happens[k].items()
                 },
+                now_signals,
             )
     whole = {name: value.expand(batch.size).reshape(c, r).cpu().double().numpy() for name, value in state.items()}
     return Outcome(

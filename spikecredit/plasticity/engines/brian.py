@@ -5,7 +5,6 @@ import copy
 import re
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -103,14 +102,14 @@ def run(
         from brian2.devices.device import reset_device
 
         with tempfile.TemporaryDirectory() as folder, preferences({"codegen.cpp.extra_compile_args_gcc": STRICT}):
-            b2.set_device("cpp_standalone", directory=str(Path(folder) / "run"), build_on_run=False)
+            b2.set_device("cpp_standalone", build_on_run=False)
             try:
-                return _run(b2, equations, stimulus, dt, replicates, seed, start, record, every, standalone=True)
+                return _run(b2, equations, stimulus, dt, replicates, seed, start, record, every, folder)
             finally:
                 reset_device()
                 b2.get_device().reinit()
     with preferences({"codegen.target": "numpy"}):
-        return _run(b2, equations, stimulus, dt, replicates, seed, start, record, every, standalone=False)
+        return _run(b2, equations, stimulus, dt, replicates, seed, start, record, every, None)
 
 
 STRICT = ["-w", "-O3", "-std=c++17", "-ffp-contract=off", "-fno-fast-math"]
@@ -127,7 +126,7 @@ def _run(
     start: Mapping[str, Any] | None,
     record: tuple[str, ...],
     every: float | None,
-    standalone: bool,
+    folder: str | None,
 ) -> Outcome:
     c, r = stimulus.conditions, replicates
     clock = b2.Clock(dt * b2.ms, name="plasticity_clock")
@@ -159,9 +158,7 @@ def _run(
         setattr(synapses, f"{name}_", np.broadcast_to(np.asarray(value, float), (c, r)).ravel())
     objects = [*groups.values(), synapses]
     if rewarded:
-        text = "\n".join(
-            f"{_there(s.target, equations)} = {_there_all(s.value, equations)}" for s in rewarded
-        )
+        text = "\n".join(f"{_there(s.target, equations)} = {_there_all(s.value, equations)}" for s in rewarded)
         teach = b2.Synapses(
             groups["reward"], synapses, on_pre=text, namespace=namespace, clock=clock, name="plasticity_rewards"
         )
@@ -173,7 +170,12 @@ def _run(
         assert every is not None
         # at the start of step k + 1 Brian2's variables are those after step k, which ends at k dt
         monitor = b2.StateMonitor(
-            synapses, list(record), record=True, when="before_synapses", clock=b2.Clock(every * b2.ms), name="plasticity_monitor"
+            synapses,
+            list(record),
+            record=True,
+            when="before_synapses",
+            clock=b2.Clock(every * b2.ms),
+            name="plasticity_monitor",
         )
         objects.append(monitor)
     b2.seed(seed)
@@ -181,8 +183,8 @@ def _run(
     for part in network.objects:
         part._network = network.id
     network.run((stimulus.steps(dt) + 1) * dt * b2.ms, namespace={})
-    if standalone:
-        b2.get_device().build(run=True, with_output=False)
+    if folder is not None:
+        b2.get_device().build(directory=folder, run=True, with_output=False)
     lazy = set(equations.exact) - equations.watched - clocked  # Brian2 moves these at their next event only
     state = {n: np.array(getattr(synapses, f"{n}_")[:]).reshape(c, r) for n in equations.variables if n not in lazy}
     given = {name: np.array(np.broadcast_to(np.asarray(v, float), (c, r))) for name, v in first.items()}
@@ -204,7 +206,7 @@ def _there(name: str, equations: Equations) -> str:
 
 def _there_all(text: Expression, equations: Equations) -> str:
     class Put(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802  ast's own name
+        def visit_Name(self, node: ast.Name) -> ast.expr:
             return ast.Name(_there(node.id, equations), node.ctx)
 
     return ast.unparse(ast.fix_missing_locations(Put().visit(copy.deepcopy(text.tree))))

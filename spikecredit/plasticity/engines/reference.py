@@ -62,9 +62,7 @@ def run(
         else:
             events = sorted((float(k * dt), kind) for kind, name in enumerate(EVENTS) for k in grid[name][c])
         marks = sorted([(t, -1) for t in reading] + events + [(stimulus.duration, len(EVENTS))])
-        signals = {
-            name: stimulus.signals[name][:, c] * equations.units[name].scale for name in equations.signals
-        }
+        signals = {name: stimulus.signals[name][:, c] * equations.units[name].scale for name in equations.signals}
         now, read = (-dt if gridded else 0.0), 0
         for t, kind in marks:
             if gridded:
@@ -90,17 +88,18 @@ class _Walk:
     def __init__(self, equations: Equations, state: State, dt: float, rng: np.random.Generator) -> None:
         self.equations, self.state, self.dt, self.rng = equations, state, dt, rng
         self.values = dict(equations.values)
+        self.signals: Mapping[str, Any] = {}
         self._decays: dict[float, dict[str, tuple[float, float]]] = {}
 
     def read(self, name: str) -> Any:
         """A variable or subexpression now."""
         if name in self.state:
             return self.state[name]
-        return self.equations.subexpressions[name]({**self.values, **self.state}, NUMPY)
+        return self.equations.subexpressions[name]({**self.values, **self.state, **self.signals}, NUMPY)
 
     def event(self, kind: str) -> None:
         """The statements of an event, in order."""
-        names = {**self.values, **self.state}
+        names = {**self.values, **self.state, **self.signals}
         for s in self.equations.blocks[kind]:
             names[s.target] = s.value(names, NUMPY)
         for name in self.state:
@@ -129,7 +128,7 @@ class _Walk:
             return
         n = max(1, int(np.ceil(ms / self.dt - 1e-9)))
         for _ in range(n):
-            self.euler(ms / n, {}) if self.equations.noisy else self.runge_kutta(ms / n)
+            self.euler(ms / n) if self.equations.noisy else self.runge_kutta(ms / n)
 
     def steps(self, first: int, last: int, signals: Mapping[str, np.ndarray]) -> None:
         """Steps first + 1 to last of the grid; step k reads signals at k."""
@@ -137,11 +136,12 @@ class _Walk:
             self.advance((last - first) * self.dt)
             return
         for k in range(first + 1, last + 1):
-            self.euler(self.dt, {name: values[k] for name, values in signals.items()})
+            self.signals = {name: values[k] for name, values in signals.items()}
+            self.euler(self.dt)
 
-    def euler(self, ms: float, signals: Mapping[str, Any]) -> None:
+    def euler(self, ms: float) -> None:
         """One Euler(-Maruyama) step: all slopes from the old state; exact variables exactly."""
-        h, more = ms * 1e-3, dict(signals)
+        h, more = ms * 1e-3, dict(self.signals)
         size = next((np.shape(v) for v in self.state.values()), ())
         for noise in sorted({n for names in self.equations.noise.values() for n in names}):
             more[noise] = self.rng.standard_normal(size) / np.sqrt(h)

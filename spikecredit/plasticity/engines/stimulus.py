@@ -50,7 +50,9 @@ class Stimulus:
         for name, values in self.signals.items():
             wanted = (self.steps(self.dt or 1.0) + 1, self.conditions)
             if values.shape != wanted:
-                raise ValueError(f"signal {name!r} has shape {values.shape}, expected (steps + 1, conditions) = {wanted}")
+                raise ValueError(
+                    f"signal {name!r} has shape {values.shape}, expected (steps + 1, conditions) = {wanted}"
+                )
 
     @property
     def conditions(self) -> int:
@@ -96,8 +98,8 @@ class Stimulus:
                 found[name].append(steps)
         if worst > 1e-9:
             warnings.warn(
-                f"spike times are not on the grid of dt = {dt:g} ms: rounded by up to {worst:.3g} ms (engine='reference' "
-                "takes times as they are where a rule allows it)",
+                f"spike times are not on the grid of dt = {dt:g} ms: rounded by up to {worst:.3g} ms "
+                "(engine='reference' takes times as they are where a rule allows it)",
                 stacklevel=4,
             )
         return found
