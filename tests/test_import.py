@@ -14,7 +14,7 @@ PACKAGE = Path(spikecredit.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     "seeds", "neurons", "pathways", "constraints", "synapses", "network", "convert", "architectures", "losses",
-    "equilibrium", "rules", "data", "analysis", "circuits", "training", "cli",
+    "equilibrium", "rules", "data", "analysis", "circuits", "plasticity", "training", "verbs", "cli_plasticity", "cli",
 )  # fmt: skip
 """A room imports only rooms before it."""
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from spikecredit.plasticity.language import nearest
+
 Place = float | tuple[float, float]
 """Where on an axis a point was measured: at a value, or pooled over a range (its ends left out)."""
 
@@ -56,6 +58,38 @@ class Dataset:
     protocols: tuple[str, ...]
     note: str = ""
 
+    def places(self, axes: Mapping[str, str], rows: Sequence[Mapping[str, float]]) -> list[tuple[Point, list[int]]]:
+        """The points that an experiment measures, each with the conditions that do so.
+
+        Args:
+            axes, rows: of the experiment (`Experiment`).
+        Raises:
+            ValueError: other axes, or no condition in common.
+        """
+        if dict(axes) != dict(self.axes):
+            raise ValueError(
+                f"{self.name} was measured over {headed(self.axes)}, and this experiment varies {headed(axes)}: compare "
+                f"it with {' or '.join(self.protocols)}"
+            )
+        found = [(point, [c for c, row in enumerate(rows) if point.covers(row)]) for point in self.points]
+        if not any(inside for _, inside in found):
+            wanted = "; ".join(
+                f"{axis} = {', '.join(dict.fromkeys(written(point.at[axis]) for point in self.points))}"
+                for axis in self.axes
+            )
+            raise ValueError(f"{self.name} has no point in common with these conditions; it was measured at {wanted}")
+        return [(point, inside) for point, inside in found if inside]
+
+
+def headed(axes: Mapping[str, str]) -> str:
+    """The axes with their units: rate (Hz), dt (ms)."""
+    return ", ".join(f"{name} ({unit})" if unit else name for name, unit in axes.items())
+
+
+def written(place: Place) -> str:
+    """A place on an axis as text."""
+    return f"{place[0]:g} to {place[1]:g}" if isinstance(place, tuple) else f"{place:g}"
+
 
 def _points(axis: str, values: Mapping[float, tuple[float, float]], **fixed: float) -> list[Point]:
     """Points along one axis, value to (mean, SEM), others fixed."""
@@ -84,7 +118,7 @@ _SETS = (
         _points("rate", {1: (-0.25, 0.1), 20: (-0.15, 0.05), 35: (0.0, 0.1), 50: (0.35, 0.15)}),
         f"Sjöström, Turrigiano & Nelson 2001, random pairing, as in a {_FILES}",
         True, VISUAL, ("poisson",),
-        "the file's first column has no heading: it is read as Hz",
+        "the file's first column has no heading: it is read as Hz; how long the trains were is not in it",
     ),
     Dataset(
         "markram_regular",
@@ -107,7 +141,7 @@ _SETS = (
                 (-5.0, 5.0, 0.33, 0.04), (-10.0, 10.0, 0.34, 0.04), (-5.0, 15.0, 0.22, 0.08), (-15.0, 5.0, 0.29, 0.05),
             )
         ],
-        "Wang, Gerkin, Nauen & Bi 2005, as in Pfister & Gerstner 2006, from memory",
+        "Wang, Gerkin, Nauen & Bi 2005, as in Pfister & Gerstner 2006",
         False, "hippocampal culture", ("triplet",),
     ),
     Dataset(
@@ -127,4 +161,17 @@ _SETS = (
         "two example cells, so without standard errors; needs dopamine",
     ),
 )  # fmt: skip
+
+
+def dataset(name: str) -> Dataset:
+    """Published data by name.
+
+    Raises:
+        ValueError: an unknown name, with the nearest known one.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"no data {name!r}{nearest(name, list(DATASETS))} (there are {', '.join(DATASETS)})")
+    return DATASETS[name]
+
+
 DATASETS: dict[str, Dataset] = {data.name: data for data in _SETS}

@@ -318,6 +318,9 @@ def memory(times: Any, signal_to_noise: Mapping[str, Any], slope: float | None =
                 ax.plot(times, guide, color=plots.FAINT, linestyle="--", linewidth=1.0, label=f"t^{slope:g}", zorder=1)
                 slope = None
         ax.set(xscale="log", yscale="log", xlabel="age of the memory (s)", ylabel="signal / noise")
+        for axis in (ax.xaxis, ax.yaxis):  # the style draws no formulas, which powers of ten would be
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
+            axis.set_minor_formatter(lambda value, _: "")
         _legend(figure, ax)
     return figure
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecredit.plasticity.datasets import DATASETS, Dataset, Point
+from spikecredit.plasticity.datasets import Dataset, Point, dataset, written
 from spikecredit.plasticity.engines.stimulus import Outcome
 from spikecredit.plasticity.language import nearest
 from spikecredit.plasticity.protocols import Experiment, Protocol
@@ -39,10 +39,6 @@ def _write(path: Path | str, head: Sequence[str], rows: Iterable[Sequence[Any]])
 
 def _headed(axes: Any) -> list[str]:
     return [f"{name} ({unit})" if unit else name for name, unit in axes.items()]
-
-
-def _short(value: Any) -> str:
-    return f"{value[0]:g} to {value[1]:g}" if isinstance(value, tuple) else f"{value:g}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class Comparison:
         """Every point, and the sums."""
         head = [*_headed(self.data.axes), "model", "data", "SEM", "(model - data)/SEM"]
         rows = [
-            [*(_short(point.at[axis]) for axis in self.data.axes), f"{m:+.4f}", f"{point.change:+.2f}",
+            [*(written(point.at[axis]) for axis in self.data.axes), f"{m:+.4f}", f"{point.change:+.2f}",
              f"{point.sem:.2f}" if np.isfinite(point.sem) else "none", f"{d:+.2f}" if np.isfinite(d) else ""]
             for point, m, d in zip(self.points, self.model, self.distance, strict=True)
         ]  # fmt: skip
@@ -105,7 +101,7 @@ class Comparison:
     def to_csv(self, path: Path | str) -> Path:
         """Write one row per point."""
         rows = [
-            [*(_short(point.at[axis]) for axis in self.data.axes), float(m), point.change, point.sem, float(d)]
+            [*(written(point.at[axis]) for axis in self.data.axes), float(m), point.change, point.sem, float(d)]
             for point, m, d in zip(self.points, self.model, self.distance, strict=True)
         ]
         return _write(path, [*_headed(self.data.axes), "model", "data", "sem", "distance"], rows)
@@ -143,34 +139,16 @@ class Result:
         Raises:
             ValueError: an unknown name, other axes, or no condition in common.
         """
-        if isinstance(data, str):
-            if data not in DATASETS:
-                raise ValueError(f"no data {data!r}{nearest(data, list(DATASETS))} (there are {', '.join(DATASETS)})")
-            data = DATASETS[data]
-        if dict(data.axes) != dict(self.experiment.axes):
-            raise ValueError(
-                f"{data.name} was measured over {', '.join(_headed(data.axes))}, and {self.protocol.kind} varies "
-                f"{', '.join(_headed(self.experiment.axes))}: compare it with {' or '.join(data.protocols)}"
-            )
-        found, model = [], []
-        for point in data.points:
-            inside = [c for c, row in enumerate(self.experiment.rows) if point.covers(row)]
-            if inside:
-                found.append(point)
-                model.append(float(self.change[inside].mean()))
-        if not found:
-            wanted = "; ".join(
-                f"{axis} = {', '.join(dict.fromkeys(_short(point.at[axis]) for point in data.points))}"
-                for axis in data.axes
-            )
-            raise ValueError(f"{data.name} has no point in common with these conditions; it was measured at {wanted}")
-        return Comparison(data, tuple(found), np.array(model))
+        data = dataset(data) if isinstance(data, str) else data
+        places = data.places(self.experiment.axes, self.experiment.rows)
+        model = np.array([self.change[inside].mean() for _, inside in places])
+        return Comparison(data, tuple(point for point, _ in places), model)
 
     def table(self) -> str:
         """The changes as text."""
         axes = self.experiment.axes
         rows = [
-            [*(_short(row[axis]) for axis in axes), f"{c:+.6f}", f"{100 * (1 + c):.1f} %"]
+            [*(written(row[axis]) for axis in axes), f"{c:+.6f}", f"{100 * (1 + c):.1f} %"]
             for row, c in zip(self.experiment.rows, self.change, strict=True)
         ]
         return _grid([*_headed(axes), "change", "of before"], rows)
