@@ -25,7 +25,7 @@ ENGINES = ("reference", "torch", "brian")
 @click.argument("rule", metavar="RULE[/PRESET]")
 @click.argument("protocol", metavar="PROTOCOL")
 @click.argument("words", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--engine", type=click.Choice(ENGINES), default="reference", show_default=True, help="What runs the rule.")
+@click.option("--engine", type=click.Choice(ENGINES), default="reference", show_default=True, help="What runs it.")
 @click.option("--dt", type=float, default=None, metavar="MS", help="Step of the engine; by default the rule's own.")
 @click.option("--replicates", type=click.IntRange(1), default=1, show_default=True, help="Synapses per condition.")
 @click.option("--seed", default=0, show_default=True, help="Of the rule's noise.")
@@ -79,7 +79,7 @@ def plasticity(
             options: dict[str, Any] = {} if device is None else {"device": device}
             options |= reading(chosen, experiment, record, every, dt)
             result = experiment.run(chosen, engine, dt, replicates, seed, **options)  # type: ignore[arg-type]
-            told = heading(result) + [result.table()]
+            told = [*heading(result), result.table()]
             if published is not None:
                 told.append("\n" + result.compare(published).table())
             folder = Path(out or f"runs/plasticity-{rule.replace('/', '-')}-{protocol}")
@@ -190,7 +190,8 @@ def heading(result: "Result") -> list[str]:
     origin = "parameters of your own"
     if preset is not None:
         row = result.rule.PRESETS[preset]
-        origin = f"{preset}: {row.source}{'' if row.verified else ', from memory'}{f'; {row.region}' if row.region else ''}"
+        memory, region = "" if row.verified else ", from memory", f"; {row.region}" if row.region else ""
+        origin = f"{preset}: {row.source}{memory}{region}"
     seconds = result.experiment.duration / 1e3
     return [
         f"{type(result.rule).__name__} ({origin})",

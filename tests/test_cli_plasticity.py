@@ -91,8 +91,8 @@ def test_optional_lists_and_tuples_of_fixed_length() -> None:
 
 
 def test_recorded_variables_are_written_and_drawn(here: Path) -> None:
-    result = run("plasticity", "triplet", "pairing", "dt=10,-10", "n=3", "--record", "w, r1", "--every", "10", "--replicates",
-                 "2", "--out", "x")  # fmt: skip
+    words = ("dt=10,-10", "n=3", "--record", "w, r1", "--every", "10", "--replicates", "2", "--out", "x")
+    result = run("plasticity", "triplet", "pairing", *words)
     assert result.exit_code == 0, result.output
     names = {path.name for path in (here / "x").iterdir()}
     assert names == {"changes.csv", "changes_traces.csv", "changes.png", "traces.png", "weights.png"}

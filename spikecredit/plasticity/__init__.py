@@ -3,12 +3,26 @@
 from spikecredit.plasticity.datasets import DATASETS, Dataset
 from spikecredit.plasticity.equations import Equations
 from spikecredit.plasticity.language import RuleError
-from spikecredit.plasticity.protocols import Experiment, FrequencySweep, Pairing, Protocol, Quadruplet, StriatalPairing
-from spikecredit.plasticity.protocols import Triplet
+from spikecredit.plasticity.protocols import (
+    Experiment,
+    FrequencySweep,
+    Pairing,
+    Protocol,
+    Quadruplet,
+    StriatalPairing,
+    Triplet,
+)
 from spikecredit.plasticity.result import Comparison, Result
 from spikecredit.plasticity.rule import CustomRule, OutsideFit, Preset, Rule
-from spikecredit.plasticity.trains import Burst, LowFrequency, PoissonPair, RewardAfter, Tetanus, ThetaBurst
-from spikecredit.plasticity.trains import VoltageClamp
+from spikecredit.plasticity.trains import (
+    Burst,
+    LowFrequency,
+    PoissonPair,
+    RewardAfter,
+    Tetanus,
+    ThetaBurst,
+    VoltageClamp,
+)
 from spikecredit.plasticity.triplet import TripletSTDP
 
 RULES: dict[str, type[Rule]] = {"triplet": TripletSTDP}

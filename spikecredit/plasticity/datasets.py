@@ -68,8 +68,8 @@ class Dataset:
         """
         if dict(axes) != dict(self.axes):
             raise ValueError(
-                f"{self.name} was measured over {headed(self.axes)}, and this experiment varies {headed(axes)}: compare "
-                f"it with {' or '.join(self.protocols)}"
+                f"{self.name} was measured over {headed(self.axes)}, and this experiment varies {headed(axes)}: "
+                f"compare it with {' or '.join(self.protocols)}"
             )
         found = [(point, [c for c, row in enumerate(rows) if point.covers(row)]) for point in self.points]
         if not any(inside for _, inside in found):
@@ -103,10 +103,10 @@ _SETS = (
         "sjostrom2001",
         {"rate": "Hz", "dt": "ms"},
         [
-            *_points("rate", {0.1: (-0.04, 0.05), 10: (0.14, 0.10), 20: (0.29, 0.14), 40: (0.53, 0.11), 50: (0.56, 0.26)},
-                     dt=10.0),
-            *_points("rate", {0.1: (-0.29, 0.08), 10: (-0.41, 0.11), 20: (-0.34, 0.10), 40: (0.56, 0.32), 50: (0.75, 0.19)},
-                     dt=-10.0),
+            *_points("rate", {0.1: (-0.04, 0.05), 10: (0.14, 0.10), 20: (0.29, 0.14), 40: (0.53, 0.11),
+                              50: (0.56, 0.26)}, dt=10.0),
+            *_points("rate", {0.1: (-0.29, 0.08), 10: (-0.41, 0.11), 20: (-0.34, 0.10), 40: (0.56, 0.32),
+                              50: (0.75, 0.19)}, dt=-10.0),
         ],
         f"Sjöström, Turrigiano & Nelson 2001, as in the vhlab toolbox and in a {_FILES}",
         True, VISUAL, ("frequency",),

@@ -208,11 +208,11 @@ def thresholds(equations: Equations) -> dict[str, dict[str, float]]:
     texts = [e for line in equations.lines.values() for e in (line.slope, line.value) if e is not None]
     texts += [s.value for block in equations.blocks.values() for s in block]
     for node in (node for text in texts for node in ast.walk(text.tree)):
-        if isinstance(node, ast.Compare):
-            for a, b in ((node.left, node.comparators[0]), (node.comparators[0], node.left)):
-                if isinstance(a, ast.Name) and isinstance(b, ast.Name) and a.id in equations.lines:
-                    if b.id in equations.values:
-                        found.setdefault(a.id, {})[b.id] = float(equations.values[b.id])
+        match node:
+            case ast.Compare(left=ast.Name(id=left), comparators=[ast.Name(id=right)]):
+                for name, parameter in ((left, right), (right, left)):
+                    if name in equations.lines and parameter in equations.values:
+                        found.setdefault(name, {})[parameter] = float(equations.values[parameter])
     return found
 
 

@@ -1,10 +1,10 @@
-"""Experiments that induce plasticity: which spikes, when, and how often. Here what is made of pairs; `trains` has the rest."""
+"""Experiments that induce plasticity: which spikes, when, and how often. Pairs are here; `trains` has the rest."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -133,7 +133,9 @@ def numbers(name: str, values: Any, unit: str, least: float | None = None) -> tu
     found = tuple(float(value) for value in values)
     for value in found:
         if not math.isfinite(value) or (least is not None and not value > least):
-            raise ValueError(f"{name} must be {'finite' if least is None else f'above {least:g} {unit}'}, got {value:g}")
+            raise ValueError(
+                f"{name} must be {'finite' if least is None else f'above {least:g} {unit}'}, got {value:g}"
+            )
     if len(set(found)) < len(found):
         raise ValueError(f"{name} has a value twice, and each is a condition of its own: {found}")
     return found
@@ -224,8 +226,8 @@ class FrequencySweep(Protocol):
         dt: lags t_post - t_pre, ms.
         rates: Hz.
         n: pairs of a contiguous train.
-        grouping: None, or (pairs per group, groups, ms from group to group): (5, 15, 10000) is what was done. A rate
-            that leaves no pause between groups (1000 / rate >= the period) is one train of 50 pairs, as there at 0.1 Hz.
+        grouping: None, or (pairs per group, groups, ms from group to group): (5, 15, 10000) is what was done. Where
+            1000 / rate is at least the period, it is one train of 50 pairs, as there at 0.1 Hz.
     Raises:
         ValueError: groups that run into each other, and others.
     """

@@ -196,7 +196,9 @@ class Result:
 
         name = kind or self.protocol.plot
         if name not in plots.PLOTS:
-            raise ValueError(f"no figure {name!r}{nearest(name, list(plots.PLOTS))} (there are {', '.join(plots.PLOTS)})")
+            raise ValueError(
+                f"no figure {name!r}{nearest(name, list(plots.PLOTS))} (there are {', '.join(plots.PLOTS)})"
+            )
         figure = plots.PLOTS[name](self, self.compare(data) if isinstance(data, Dataset | str) else data)
         if path is not None:
             plots.save(figure, path)

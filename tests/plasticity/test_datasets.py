@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_refused_with_a_sentence() -> None:
     told = r"measured over rate \(Hz\), dt \(ms\), and this experiment varies dt \(ms\): compare it with frequency"
     with pytest.raises(ValueError, match=told):
         DATASETS["sjostrom2001"].places(pairs.axes, pairs.rows)
-    with pytest.raises(ValueError, match="no point in common .* rate = 0.1, 10, 20, 40, 50; dt = 10, -10"):
+    with pytest.raises(ValueError, match=r"no point in common .* rate = 0.1, 10, 20, 40, 50; dt = 10, -10"):
         DATASETS["sjostrom2001"].places(rates.axes, rates.rows)
     other = replace(DATASETS["fino2010"], axes={"dt": "s"})
     with pytest.raises(ValueError, match=r"dt \(s\)"):

@@ -6,8 +6,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spikecredit.plasticity import DATASETS, PROTOCOLS, Burst, CustomRule, Equations, FrequencySweep, Pairing, Quadruplet
-from spikecredit.plasticity import Result, Tetanus, Triplet, TripletSTDP, VoltageClamp, plots
+from spikecredit.plasticity import (
+    DATASETS,
+    PROTOCOLS,
+    Burst,
+    CustomRule,
+    Equations,
+    FrequencySweep,
+    Pairing,
+    Quadruplet,
+    Result,
+    Tetanus,
+    Triplet,
+    TripletSTDP,
+    VoltageClamp,
+    plots,
+)
 from spikecredit.plasticity.protocols import Protocol
 
 pytest.importorskip("matplotlib")

@@ -8,18 +8,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikecredit.plasticity import PROTOCOLS, FrequencySweep, OutsideFit, Pairing, Quadruplet, StriatalPairing, Triplet
-from spikecredit.plasticity import TripletSTDP
+from spikecredit.plasticity import (
+    PROTOCOLS,
+    FrequencySweep,
+    OutsideFit,
+    Pairing,
+    Quadruplet,
+    StriatalPairing,
+    Triplet,
+    TripletSTDP,
+)
 from spikecredit.plasticity.protocols import GAP, Protocol
 
 RATES = (0.1, 10.0, 20.0, 40.0, 50.0)
 TABLE = {  # computed twice before: by an event-driven program and in Brian2; 60 contiguous pairs from rest
-    "visual_cortex_all_to_all": ((0, .132053, .246962, .533723, .740906), (-.312161, -.333623, -.351622, .154795, .727247)),
-    "visual_cortex_all_to_all_minimal": ((0, .118641, .227795, .532112, .762731), (-.316620, -.332213, -.341735, .173715, .749177)),
-    "visual_cortex_nearest": ((0, .103587, .323163, .560292, .624255), (-.294323, -.411286, -.338231, .259795, .619349)),
-    "visual_cortex_nearest_minimal": ((0, .100863, .322032, .568284, .635847), (-.356755, -.355614, -.278607, .289829, .629902)),
+    "visual_cortex_all_to_all": (
+        (0, .132053, .246962, .533723, .740906), (-.312161, -.333623, -.351622, .154795, .727247)
+    ),
+    "visual_cortex_all_to_all_minimal": (
+        (0, .118641, .227795, .532112, .762731), (-.316620, -.332213, -.341735, .173715, .749177)
+    ),
+    "visual_cortex_nearest": (
+        (0, .103587, .323163, .560292, .624255), (-.294323, -.411286, -.338231, .259795, .619349)
+    ),
+    "visual_cortex_nearest_minimal": (
+        (0, .100863, .322032, .568284, .635847), (-.356755, -.355614, -.278607, .289829, .629902)
+    ),
 }  # fmt: skip
-E = {
+ERRORS = {
     "visual_cortex_all_to_all": 0.34, "visual_cortex_all_to_all_minimal": 0.36, "visual_cortex_nearest": 0.23,
     "visual_cortex_nearest_minimal": 0.35,
 }  # fmt: skip
@@ -48,7 +64,8 @@ def test_sixty_contiguous_pairs_give_the_table_and_fit_the_data(preset: str) -> 
     compared = result.compare("sjostrom2001")
     assert len(compared.points) == 10
     assert abs(compared.distance).max() <= 2.0
-    assert compared.E == pytest.approx(E[preset], abs=0.01)
+    error = compared.E
+    assert error == pytest.approx(ERRORS[preset], abs=0.01)
 
 
 def test_the_grouping_of_the_real_experiment_refutes_the_all_to_all_rows_only() -> None:
@@ -139,7 +156,7 @@ def test_no_lag_makes_a_negative_time_and_all_keep_their_distance(lags: list[flo
 def test_the_interval_of_quadruplets_is_from_middle_to_middle(T: float, sign: int, dt: float) -> None:
     made = Quadruplet(T=(sign * T,), dt=dt, n=1).experiment()
     pre, post = made.pre[0], made.post[0]
-    pairs = sorted(zip(pre, sorted(post), strict=True))  # the pairs do not overlap: first with first, second with second
+    pairs = sorted(zip(pre, sorted(post), strict=True))  # as the pairs do not overlap
     assert [math.copysign(1, b - a) for a, b in pairs] == [-sign, sign]
     (a, b), (c, d) = pairs
     assert (c + d) / 2 - (a + b) / 2 == pytest.approx(T)
@@ -171,7 +188,7 @@ def test_protocols_and_rule_agree_with_the_rule_written_out(preset: str, protoco
         (lambda: Pairing(dt=(5.0, 5)), "dt has a value twice"),
         (lambda: FrequencySweep(rates=(10.0, -1.0)), "rates must be above 0 Hz, got -1"),
         (lambda: FrequencySweep(grouping=(5, 15)), "grouping is (pairs per group, groups, ms"),  # type: ignore[arg-type]
-        (lambda: FrequencySweep(rates=(10.0,), grouping=(5, 15, 300.0)), "groups of 5 pairs at 10 Hz overlap: each lasts 400 ms"),
+        (lambda: FrequencySweep(rates=(10.0,), grouping=(5, 15, 300.0)), "5 pairs at 10 Hz overlap: each lasts 400 ms"),
         (lambda: FrequencySweep(grouping=(0, 15, 300.0)), "pairs per group"),
         (lambda: Triplet("pre-pre-post"), "order must be 'pre-post-pre'"),  # type: ignore[arg-type]
         (lambda: Triplet(dt=((5.0, 5.0),)), "opposite signs"),

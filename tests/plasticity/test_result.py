@@ -6,8 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spikecredit.plasticity import Comparison, CustomRule, Dataset, Equations, FrequencySweep, Pairing, Result
-from spikecredit.plasticity import TripletSTDP
+from spikecredit.plasticity import (
+    Comparison,
+    CustomRule,
+    Dataset,
+    Equations,
+    FrequencySweep,
+    Pairing,
+    Result,
+    TripletSTDP,
+)
 from spikecredit.plasticity.datasets import Point
 
 
@@ -31,7 +39,7 @@ def own(*points: Point) -> Dataset:
     return Dataset("own", {"dt": "ms"}, points, "made up for this test", True, "nowhere", ("pairing",))
 
 
-def test_distances_are_in_standard_errors_and_E_is_their_mean_square() -> None:
+def test_distances_are_in_standard_errors_and_the_error_is_their_mean_square() -> None:
     """Two postsynaptic spikes: the model says +0.2 at every lag."""
     found = Pairing(dt=(-10.0, 5.0, 10.0), n=2).run(line_rule())
     np.testing.assert_allclose(found.change, 0.2)
@@ -40,7 +48,7 @@ def test_distances_are_in_standard_errors_and_E_is_their_mean_square() -> None:
     assert isinstance(compared, Comparison)
     np.testing.assert_allclose(compared.model, 0.2)
     np.testing.assert_allclose(compared.distance, [2, -3, np.nan])
-    assert compared.chi2 == pytest.approx(13) and compared.E == pytest.approx(6.5)
+    assert [compared.chi2, compared.E] == pytest.approx([13, 6.5])
     text = compared.table()
     assert "E = 6.500, the mean of the squares over 2 points; chi2 = 13.00" in text and "none" in text
 
@@ -84,7 +92,8 @@ def test_csv_holds_the_changes_and_traces_exactly(result: Result, tmp_path: Path
     assert table[0] == ["rate (Hz)", "dt (ms)", "change"]
     np.testing.assert_array_equal([float(row[2]) for row in table[1:]], result.change)
     traces = read(second)
-    assert second.name == "out_traces.csv" and traces[0] == ["rate (Hz)", "dt (ms)", "replicate", "time (ms)", "w", "r1"]
+    assert second.name == "out_traces.csv"
+    assert traces[0] == ["rate (Hz)", "dt (ms)", "replicate", "time (ms)", "w", "r1"]
     values = np.array(traces[1:], dtype=float)
     times = result.outcome.times
     assert len(values) == 4 * len(times)

@@ -6,8 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spikecredit.plasticity import Burst, CustomRule, Equations, LowFrequency, PoissonPair, RewardAfter, Tetanus
-from spikecredit.plasticity import ThetaBurst, TripletSTDP, VoltageClamp
+from spikecredit.plasticity import (
+    Burst,
+    CustomRule,
+    Equations,
+    LowFrequency,
+    PoissonPair,
+    RewardAfter,
+    Tetanus,
+    ThetaBurst,
+    TripletSTDP,
+    VoltageClamp,
+)
 from spikecredit.plasticity.protocols import GAP
 
 
