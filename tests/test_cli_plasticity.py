@@ -168,6 +168,11 @@ def test_mistakes_are_met_with_a_sentence_and_leave_nothing(words: tuple[str, ..
     assert list(here.iterdir()) == []
 
 
+def test_data_that_do_not_fit_are_refused_before_a_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pairing, "run", lambda *_, **__: pytest.fail("it ran"))
+    assert "compare it with frequency" in refused("triplet", "pairing", "--data", "sjostrom2001")
+
+
 def test_a_preset_names_all_its_values_for_a_set_of_your_own() -> None:
     told = refused("triplet/hippocampus_nearest", "pairing", "tau_x=3")
     values = re.findall(r"\w+=[\w.+-]+", told.partition("values too:")[2])
