@@ -4,6 +4,7 @@ import inspect
 import math
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
@@ -82,6 +83,8 @@ def plasticity(
             told = [*heading(result), result.table()]
             if published is not None:
                 told.append("\n" + result.compare(published).table())
+            elif known := fitting(result):
+                told.append(f"\npublished data of these conditions: --data {' or --data '.join(known)}")
             folder = Path(out or f"runs/plasticity-{rule.replace('/', '-')}-{protocol}")
             told.append(f"\nwritten: {', '.join(map(str, write(result, folder, published)))}")
         except (ValueError, ImportError, OSError, ArithmeticError, RuntimeError) as error:
@@ -197,6 +200,18 @@ def heading(result: "Result") -> list[str]:
         f"{type(result.rule).__name__} ({origin})",
         f"{result.protocol.kind}, {seconds:g} s, {result.engine} engine\n",
     ]
+
+
+def fitting(result: "Result") -> list[str]:
+    """The names of published data that measured conditions of this experiment under this protocol."""
+    from spikecredit.plasticity import DATASETS
+
+    made, names = result.experiment, []
+    for name, data in DATASETS.items():
+        with suppress(ValueError):
+            if result.protocol.kind in data.protocols and data.places(made.axes, made.rows):
+                names.append(name)
+    return names
 
 
 def write(result: "Result", folder: Path, data: "Dataset | None") -> list[Path]:

@@ -65,6 +65,15 @@ def test_keys_reach_the_protocol_and_the_rule(here: Path) -> None:
     np.testing.assert_array_equal(changes(here / "runs" / "plasticity-triplet-pairing" / "changes.csv"), wanted)
 
 
+def test_data_of_these_conditions_are_offered() -> None:
+    def offered(*words: str) -> list[str]:
+        return re.findall(r"--data (\w+)", run("plasticity", "triplet", *words, "n=2", "tau_x=90").stdout)
+
+    assert offered("frequency", "rates=10,40") == ["sjostrom2001", "markram_regular"]
+    assert offered("frequency", "rates=3") == [] and offered("striatal", "dt=10") == ["fino2010", "pawlak2008"]
+    assert offered("frequency", "rates=10", "--data", "sjostrom2001") == []
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [

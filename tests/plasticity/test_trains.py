@@ -1,7 +1,9 @@
 """Protocols of trains: which spikes they are, their statistics, and what they refuse."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from spikecredit.plasticity import (
     Burst,
     CustomRule,
     Equations,
+    Experiment,
     LowFrequency,
     PoissonPair,
     RewardAfter,
+    Rule,
     Tetanus,
     ThetaBurst,
     TripletSTDP,
@@ -144,6 +148,47 @@ def test_mistakes_are_met_with_a_sentence(make: Any, told: str) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011  the text is compared below, without a pattern's escapes
         make()
     assert told in str(error.value)
+
+
+@dataclass(frozen=True)
+class Held(Rule):
+    """dw/dt = x (u - theta): the trace of presynaptic spikes times the potential above a threshold."""
+
+    theta: float = -40.0
+    UNITS: ClassVar[Mapping[str, str]] = {"theta": "mV"}
+
+    def equations(self) -> Equations:
+        return Equations(
+            model="dw/dt = x*(u - theta)/(1*mV*second) : 1\ndx/dt = -x/(10*ms) : 1", on_pre="x += 1",
+            parameters=self.constants(), signals={"u": ("mV", "post")}, start={"w": 1.0},
+        )  # fmt: skip
+
+    def signals(self, experiment: Experiment, dt: float) -> Mapping[str, np.ndarray]:
+        assert experiment.voltage is not None
+        return {"u": np.tile(experiment.voltage, (round(experiment.duration / dt) + 1, 1))}
+
+
+def test_a_clamped_cell_reaches_the_rule_on_every_engine() -> None:
+    """n spikes of a trace with tau = 10 ms: n tau (u - theta); by Euler's sum n dt / (1 - exp(-dt/tau)) for n tau."""
+    protocol = VoltageClamp(potentials=(-60.0, -40.0, -15.0), n=3, rate=20.0, rest=500.0)
+    dt, above = 0.5, np.array([-20.0, 0.0, 25.0])
+    wanted = 3 * dt * 1e-3 / (1 - math.exp(-dt / 10.0)) * above
+    found = {engine: protocol.run(Held(), engine, dt=dt).change for engine in ("reference", "torch", "brian")}
+    np.testing.assert_allclose(found["reference"], wanted, atol=1e-9)
+    np.testing.assert_allclose(found["torch"], found["reference"], atol=1e-12)
+    np.testing.assert_allclose(found["brian"], found["reference"], atol=1e-12)
+    assert wanted[2] == pytest.approx(3 * 0.01 * 25, rel=0.03)
+
+
+def test_rewards_reach_the_rule_on_every_engine() -> None:
+    eligible = CustomRule(
+        text=Equations(model="w : 1\ndc/dt = -c/(1*second) : 1", on_post="c += 1", on_reward="w += c", start={"w": 1.0})
+    )
+    protocol = RewardAfter(delays=(-0.1, 0.25, 0.5), n=2, rate=10.0, tail=0.1)
+    passed = np.array([-0.1, 0.25, 0.5])
+    wanted = np.where(passed < 0, 1.0, np.exp(-passed) * (1 + math.exp(-0.1)))
+    for engine in ("reference", "torch", "brian"):
+        np.testing.assert_allclose(protocol.run(eligible, engine).change, wanted, atol=1e-9)  # type: ignore[arg-type]
 
 
 def test_three_engines_agree_on_trains() -> None:
