@@ -1,4 +1,4 @@
-"""The command line: demo, train, compare, evaluate, simulate, list, doctor."""
+"""The command line: demo, train, compare, evaluate, simulate, plasticity, list, doctor."""
 
 import glob
 import inspect
@@ -18,30 +18,11 @@ import torch
 from click.core import ParameterSource
 
 import spikecredit
+from spikecredit.cli_plasticity import catalogue, plasticity
 from spikecredit.training.document import ConfigError, nearest
+from spikecredit.verbs import Failure, RunFailure, Verbs
 
 CONFIGS = Path(spikecredit.__file__).parent / "configs"
-
-
-class Failure(click.ClickException):
-    """An error of the user's making: its message, and exit status 2."""
-
-    exit_code = 2
-
-
-class RunFailure(Failure):
-    """A run that failed: exit status 1."""
-
-    exit_code = 1
-
-
-class Verbs(click.Group):
-    """A group that suggests the nearest verb."""
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise Failure(f"no verb {args[0]!r}{nearest(args[0], sorted(self.commands))}")
-        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -436,6 +417,8 @@ def simulate(folder: str, overrides: tuple[str, ...], engine: str, samples: int,
         sys.exit(1)
 
 
+main.add_command(plasticity)
+
 # ---- list ------------------------------------------------------------------------------------------------------------
 
 
@@ -449,10 +432,11 @@ def registries() -> dict[str, dict[str, type]]:
 @main.command("list")
 @click.argument("what", required=False)
 def list_(what: str | None) -> None:
-    """List what a configuration may name: neurons, pathways, ...; short names of pathways; the shipped configs."""
+    """List what a configuration may name: neurons, pathways, ...; short names of pathways; the shipped configs; and
+    what the verb plasticity takes: rules with their published sets (plasticity), protocols, datasets."""
     from spikecredit.training.matrix import short_names
 
-    known, short = registries(), short_names()
+    known, short, laboratory = registries(), short_names(), catalogue()
     if what == "short-names":
         for name, choice in short.items():
             click.echo(f"{name:<10} {choice}")
@@ -461,14 +445,18 @@ def list_(what: str | None) -> None:
         for path in sorted(CONFIGS.glob("*.yaml")):
             click.echo(f"{path.stem:<40} {path.read_text().splitlines()[0].lstrip('# ')}")
         return
+    if what in laboratory:
+        for lines in laboratory[what].values():
+            click.echo("\n".join(lines))
+        return
     if what is None:
-        for name, kinds in known.items():
+        for name, kinds in (known | laboratory).items():
             click.echo(f"{name:<15} {', '.join(kinds)}")
         click.echo(f"{'short-names':<15} {', '.join(short)}")
         click.echo(f"{'configs':<15} {', '.join(p.stem for p in sorted(CONFIGS.glob('*.yaml')))}")
         return
     if what not in known:
-        raise Failure(f"nothing to list under {what!r}{nearest(what, [*known, 'short-names', 'configs'])}")
+        raise Failure(f"nothing to list under {what!r}{nearest(what, [*known, *laboratory, 'short-names', 'configs'])}")
     for kind, cls in known[what].items():
         click.echo(f"{kind}: {cls.__name__}{signature(cls)}")
         click.echo(f"    {(inspect.getdoc(cls) or '').splitlines()[0]}")

@@ -546,7 +546,8 @@ WORDS = (
 
 def test_list_names_every_room() -> None:
     lines = run("list").stdout.splitlines()
-    assert {line.split()[0] for line in lines} == {*WORDS, "short-names", "configs"}
+    laboratory = {"plasticity", "protocols", "datasets"}
+    assert {line.split()[0] for line in lines} == {*WORDS, *laboratory, "short-names", "configs"}
     pathways = next(line.split() for line in lines if line.startswith("pathways"))
     assert {"backprop,", "feedback_alignment,", "sign_symmetry,"} <= set(pathways)
 
@@ -604,7 +605,7 @@ def test_wrong_words_get_a_suggestion(words: tuple[str, ...], told: str, here: P
 def test_version_and_help() -> None:
     assert run("--version").stdout.strip().endswith(spikecredit.__version__)
     text = run("-h").stdout
-    verbs = ("demo", "train", "compare", "evaluate", "list", "doctor")
+    verbs = ("demo", "train", "compare", "evaluate", "simulate", "plasticity", "list", "doctor")
     assert all(verb in text for verb in verbs)
     for verb in verbs:
         assert (found := run(verb, "-h")).exit_code == 0, found.output

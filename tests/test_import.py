@@ -14,7 +14,7 @@ PACKAGE = Path(spikecredit.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     "seeds", "neurons", "pathways", "constraints", "synapses", "network", "convert", "architectures", "losses",
-    "equilibrium", "rules", "data", "analysis", "circuits", "training", "cli",
+    "equilibrium", "rules", "data", "analysis", "circuits", "plasticity", "training", "verbs", "cli_plasticity", "cli",
 )  # fmt: skip
 """A room imports only rooms before it."""
 
@@ -122,9 +122,13 @@ def dangerous(source: str) -> list[str]:
     return found
 
 
+KNOWN = {"plasticity/language.py": ["eval"]}
+"""It evaluates expressions whose every node it has looked up in a list: tests/plasticity/test_language.py."""
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_loads_code_from_data(path: Path) -> None:
-    assert not dangerous(path.read_text())
+    assert dangerous(path.read_text()) == KNOWN.get(str(path.relative_to(PACKAGE)), [])
 
 
 @pytest.mark.parametrize(

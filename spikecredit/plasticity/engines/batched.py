@@ -30,6 +30,10 @@ class Batch:
         conditions, n_post, n_pre: C copies of the population.
         dt: ms.
         seed: of the noise; each copy of the rule's noise is drawn per synapse.
+        shared: one weight for all copies, (1, n_post, n_pre): what each copy would change is averaged. For the samples
+            of a batch that pass the same synapses.
+    Raises:
+        ValueError: dt is not positive, or a shared weight that is computed from other variables of the rule.
     """
 
     def __init__(
@@ -42,11 +46,18 @@ class Batch:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        shared: bool = False,
     ) -> None:
+        if shared and equations.weight not in equations.variables:
+            raise ValueError(
+                f"the weight {equations.weight!r} is computed from other variables of each synapse, so copies cannot "
+                "share it: run one sample at a time"
+            )
         if not dt > 0:
             raise ValueError(f"dt is a step in ms, positive, got {dt!r}")
         self.equations, self.dt, self.dtype, self.device = equations, dt, dtype, torch.device(device)
         self.size = (conditions, n_post, n_pre)
+        self.shared = shared
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.values: dict[str, Any] = dict(equations.values)
         self.functions = torch_functions(dtype)
@@ -60,6 +71,7 @@ class Batch:
         """The shape of a variable."""
         c, post, pre = self.size
         place = self.equations.places[name]
+        c = 1 if self.shared and name == self.equations.weight else c
         return (c, post if place in ("post", "synapse") else 1, pre if place in ("pre", "synapse") else 1)
 
     def start(self, values: Mapping[str, Any] | None = None) -> State:
@@ -108,7 +120,7 @@ class Batch:
         self.decay(state, self._factors)
         if continuous:
             for name, slope in slopes.items():
-                state[name] += h * slope
+                state[name] += h * (slope.mean(0, keepdim=True) if self._averages(name) else slope)
             for name in self.equations.bounds:
                 if name in continuous:
                     state[name].copy_(self.equations.clipped(name).value({**self.values, **state}, self.functions))
@@ -143,7 +155,12 @@ class Batch:
         for s in self.equations.blocks[event]:
             names[s.target] = s.value(names, self.functions)
         for name in {s.target for s in self.equations.blocks[event]} & set(state):
-            state[name].copy_(torch.where(mask, names[name], state[name]))
+            new = torch.where(mask, names[name], state[name])
+            state[name].copy_(new.mean(0, keepdim=True) if self._averages(name) else new)
+
+    def _averages(self, name: str) -> bool:
+        """Whether copies share this variable, and there are several."""
+        return self.shared and name == self.equations.weight and self.size[0] > 1
 
     def _picked(self, state: State, event: str, found: Tensor, signals: Mapping[str, Tensor]) -> None:
         """Only the rows or columns of the neurons that spiked."""
