@@ -216,7 +216,7 @@ class _Site:
         equations, _ = plastic.places[index]
         weight = layer.weight
         self.batch = Batch(
-            equations, copies, *weight.shape, plastic.dt, weight.dtype, weight.device, shared=True
+            equations, copies, weight.shape[0], weight.shape[1], plastic.dt, weight.dtype, weight.device, shared=True
         )  # fmt: skip
         self.sign = torch.where(weight < 0, -1.0, 1.0).to(weight.dtype)
         start = weight / plastic.scale if plastic.signed else weight.abs() / plastic.scale
