@@ -50,6 +50,8 @@ class Batch:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.values: dict[str, Any] = dict(equations.values)
         self._factors = equations.decay(dt * 1e-3)
+        self._touched = self.size
+        self._functions = {**TORCH, "rand": self._draw, "int": self._number}
         self._needs = {
             event: sorted(
                 {n for s in block for n in (*s.value.names, s.target)} & set(equations.variables)
@@ -75,7 +77,7 @@ class Batch:
         """The weight, (C, n_post, n_pre)."""
         if self.equations.weight in state:
             return state[self.equations.weight]
-        found = self.equations.subexpressions[self.equations.weight]({**self.values, **state}, TORCH)
+        found = self.equations.subexpressions[self.equations.weight]({**self.values, **state}, self._functions)
         return torch.as_tensor(found, dtype=self.dtype, device=self.device).expand(self.size)
 
     def step(
@@ -105,14 +107,14 @@ class Batch:
             for noise in sorted({n for found in self.equations.noise.values() for n in found}):
                 draw = torch.randn(self.size, generator=self.generator, dtype=self.dtype, device=self.device)
                 names[noise] = draw / h**0.5
-            slopes = {name: slope(names, TORCH) for name, slope in continuous.items()}
+            slopes = {name: slope(names, self._functions) for name, slope in continuous.items()}
         self.decay(state, self._factors)
         if continuous:
             for name, slope in slopes.items():
                 state[name] += h * slope
             for name in self.equations.bounds:
                 if name in continuous:
-                    state[name].copy_(self.equations.clipped(name).value({**self.values, **state}, TORCH))
+                    state[name].copy_(self.equations.clipped(name).value({**self.values, **state}, self._functions))
 
     def decay(self, state: State, factors: Mapping[str, tuple[float, float]]) -> None:
         """Exact variables: x becomes factor x + shift."""
@@ -134,12 +136,21 @@ class Batch:
             else:
                 self._masked(state, event, where)
 
+    def _draw(self) -> Tensor:
+        """`rand()`: for every synapse that the present statement touches."""
+        return torch.rand(self._touched, generator=self.generator, dtype=self.dtype, device=self.device)
+
+    def _number(self, condition: Any) -> Any:
+        """`int(...)` in the precision of the state: torch alone would make single precision of a condition."""
+        return condition.to(self.dtype) if isinstance(condition, Tensor) else condition * 1.0
+
     def _masked(self, state: State, event: str, where: Tensor) -> None:
         """All synapses computed, those of neurons that spiked kept: no index, so nothing waits for the GPU."""
         mask = where[:, None, None] if event == "reward" else where[:, None, :] if event == "pre" else where[:, :, None]
         names: dict[str, Any] = {**self.values, **state}
+        self._touched = self.size
         for s in self.equations.blocks[event]:
-            names[s.target] = s.value(names, TORCH)
+            names[s.target] = s.value(names, self._functions)
         for name in {s.target for s in self.equations.blocks[event]} & set(state):
             state[name].copy_(torch.where(mask, names[name], state[name]))
 
@@ -150,9 +161,11 @@ class Batch:
         for name in self._needs[event]:
             full = state[name].shape[axis] > 1 or self.size[axis] == 1
             names[name] = state[name].index_select(axis, found) if full else state[name]
+        c, post, pre = self.size
+        self._touched = (c, post, len(found)) if event == "pre" else (c, len(found), pre)
         targets = []
         for s in self.equations.blocks[event]:
-            names[s.target] = s.value(names, TORCH)
+            names[s.target] = s.value(names, self._functions)
             if s.target in state and s.target not in targets:
                 targets.append(s.target)
         for name in targets:
@@ -219,7 +232,7 @@ def run(
         if record and k % stride == 0:
             for name in record:
                 value = state[name] if name in state else equations.subexpressions[name](
-                    {**batch.values, **state}, TORCH
+                    {**batch.values, **state}, batch._functions
                 )  # fmt: skip
                 kept[name].append(torch.as_tensor(value, dtype=dtype).expand(batch.size).reshape(c, r).clone())
         if k in happens:

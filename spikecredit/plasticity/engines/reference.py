@@ -90,6 +90,8 @@ class _Walk:
     def __init__(self, equations: Equations, state: State, dt: float, rng: np.random.Generator) -> None:
         self.equations, self.state, self.dt, self.rng = equations, state, dt, rng
         self.values = dict(equations.values)
+        size = next((np.shape(v) for v in state.values()), ())
+        self.functions = {**NUMPY, "rand": lambda: rng.random(size)}
         self._decays: dict[float, dict[str, tuple[float, float]]] = {}
 
     def read(self, name: str) -> Any:
@@ -102,7 +104,7 @@ class _Walk:
         """The statements of an event, in order."""
         names = {**self.values, **self.state}
         for s in self.equations.blocks[kind]:
-            names[s.target] = s.value(names, NUMPY)
+            names[s.target] = s.value(names, self.functions)
         for name in self.state:
             self.state[name] = names[name]
 
