@@ -27,9 +27,8 @@ from spikecredit.plasticity.pair import SCHEMES
 
 TRACES = [
     *(PairSTDP(scheme=s) for s in SCHEMES),
-    *(PairSTDP(0.1, 0.12, mu_plus=m, mu_minus=n, w_max=2.0) for m, n in ((0, 0), (1, 1), (0.3, 0.3), (0, 1))),
+    *(PairSTDP(0.1, 0.12, mu_plus=m, mu_minus=n, w_max=2.0) for m, n in ((0, 0), (0.3, 0.3), (0, 1))),
     PairSTDP.preset("nest_power_law"),
-    PairSTDP.preset("van_rossum"),
     BoxSTDP(),
     SuppressionSTDP(),
     TsodyksMarkram(),
@@ -57,7 +56,7 @@ def test_every_rule_is_registered_and_its_presets_are_themselves():
             rule.preset(name).equations()
 
 
-@pytest.mark.parametrize("rule", TRACES, ids=lambda r: f"{type(r).__name__}-{r.published or hash(r) % 1000}")
+@pytest.mark.parametrize("rule", TRACES, ids=lambda r: type(r).__name__)
 def test_engines_agree_on_traces(rule):
     stimulus = random_stimulus()
     made = {name: engine()(rule.equations(), stimulus, dt=1.0) for name, engine in ENGINES.items()}
