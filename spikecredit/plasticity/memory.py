@@ -192,7 +192,8 @@ class Cascade(Rule):
         """How well a memory is seen `events` candidate events after it was stored, (T,).
 
         Half of the synapses saw an event for potentiation, the others one for depression; afterwards events are random.
-        The signal is the mean overlap of weights with that pattern beyond chance, the noise its standard deviation.
+        The signal is the mean overlap of weights with that pattern beyond chance, the noise its standard deviation at
+        rest.
 
         Args:
             events: how many random events came since. synapses: N, independent.
