@@ -45,6 +45,11 @@ def simulate(
         weights in units of w_max, (neurons, inputs), and the rate of each neuron in the last tenth, Hz.
     """
     neurons = len(rates)
+    # Two spikes of one step came in an unknown order, and the rule takes them as pre before post; these amplitudes make
+    # the sum over steps, sum_k>=0 A exp(-k/tau), the integral A tau that it stands for, and so keep A_minus/A_plus.
+    rule = replace(
+        rule, A_plus=rule.A_plus * math.exp(-0.5 / rule.tau_plus), A_minus=rule.A_minus * math.exp(0.5 / rule.tau_minus)
+    )
     generator = torch.Generator().manual_seed(seed)
     batch = Batch(rule.equations(), neurons, 1, inputs, dtype=torch.float64, seed=seed)
     even = torch.rand(neurons, 1, inputs, generator=generator, dtype=torch.float64)
