@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from spikecredit.plasticity.language import DRAW, FUNCTIONS, NUMPY, Expression, Line, RuleError, Statement, dimension, expression
-from spikecredit.plasticity.language import model_lines, nearest, statements
+from spikecredit.plasticity.language import DRAW, FUNCTIONS, NUMPY, Expression, Line, RuleError, Statement
+from spikecredit.plasticity.language import dimension, expression, model_lines, nearest, statements
 from spikecredit.plasticity.units import SECOND, UNITS, Unit, parse_unit
 
 Place = Literal["pre", "post", "shared", "synapse"]

@@ -48,7 +48,7 @@ class BennaFusi(Rule):
             {"m": 6, "alpha": 2.0, "beta": 2048.0}, "Benna & Fusi 2016, from memory: C_k = 2^(k-1), g_k = 2^-k", False,
             note="the paper's unit of time is one event; here it is a second. STDP as the cause of events is ours",
         ),
-    }
+    }  # fmt: skip
 
     @property
     def ratio(self) -> float:
@@ -69,7 +69,8 @@ class BennaFusi(Rule):
     def equations(self) -> Equations:
         if not (self.m >= 2 and 0 < self.alpha < self.beta):
             raise ValueError(
-                f"expected m >= 2 beakers and 0 < alpha < beta, got m = {self.m}, alpha = {self.alpha}, beta = {self.beta}"
+                f"expected m >= 2 beakers and 0 < alpha < beta, got m = {self.m}, alpha = {self.alpha:g}, beta = "
+                f"{self.beta:g}"
             )
         lines, parameters = [], {}
         for k in range(1, self.m + 1):
@@ -220,8 +221,8 @@ def signal_to_noise(weights: np.ndarray, pattern: np.ndarray) -> np.ndarray:
     """
     if weights.ndim != 3 or weights.shape[1:] != pattern.shape or len(pattern) < 2:
         raise ValueError(
-            f"expected weights (T, copies, N) with at least 2 copies and a pattern (copies, N), got {weights.shape} and "
-            f"{pattern.shape}"
+            f"expected weights (T, copies, N) with at least 2 copies and a pattern (copies, N), got {weights.shape} "
+            f"and {pattern.shape}"
         )
     overlap = (weights * pattern).mean(axis=2)
     return overlap.mean(axis=1) / overlap.std(axis=1, ddof=1)

@@ -1,4 +1,4 @@
-"""Pairs of spikes: which ones are paired, how the change depends on the weight, and windows that are no exponentials."""
+"""Pairs of spikes: which ones are paired, how the change depends on the weight; and a window that is a box."""
 
 import math
 from collections.abc import Mapping
@@ -89,7 +89,8 @@ class PairSTDP(Rule):
         ),
         "bi_poo": Preset(
             {"A_plus": 0.777 / 60, "A_minus": 0.273 / 60, "tau_plus": 16.8, "tau_minus": 33.7},
-            "time constants: Bi & Poo 2001, as in Pfister & Gerstner 2006; amplitudes: Bi & Poo 1998, from memory", False,
+            "time constants: Bi & Poo 2001, as in Pfister & Gerstner 2006; amplitudes: Bi & Poo 1998, from memory",
+            False,
             ("pairing",), False, 60.0, "hippocampal culture",
             "the amplitudes are the change after 60 pairs at 1 Hz, divided by 60",
         ),
@@ -179,7 +180,7 @@ class BoxSTDP(Rule):
         ),
         "striatum_gaba_blocked": Preset(
             _fino(-1.0), "Fino et al. 2010: the sign reverses", False, ("pairing", "striatal"), False, 100.0,
-            "striatum, GABA_A blocked", "only the sign is the paper's; the sizes are those with GABA_A intact, reversed",
+            "striatum, GABA_A blocked", "only the sign is the paper's; the sizes are those with GABA_A intact",
         ),
     }  # fmt: skip
 

@@ -182,7 +182,8 @@ def learn_linear(rule: RateRule, inputs: Tensor, weights: Tensor, dt: float = 1.
         raise ValueError(
             f"learn_linear delivers the signals x and y, but {type(rule).__name__} reads {', '.join(equations.signals)}"
         )
-    batch = Batch(equations, 1, *weights.shape, dt, weights.dtype, weights.device)
+    n_post, n_pre = weights.shape
+    batch = Batch(equations, 1, n_post, n_pre, dt, weights.dtype, weights.device)
     state = batch.start({"w": weights[None]})
     seen = []
     for x in inputs:

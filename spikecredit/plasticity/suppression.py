@@ -42,7 +42,7 @@ class SuppressionSTDP(Rule):
             {"A_plus": 1.03 / 60, "A_minus": 0.51 / 60, "tau_plus": 13.3, "tau_minus": 34.5, "tau_sx": 28.0,
              "tau_sy": 88.0},
             "Froemke & Dan 2002, from memory", False, region="visual cortex, layer 2/3",
-            note="1.03 and -0.51 are the change after the whole pairing; we divide by 60 pairs, a number from memory too",
+            note="1.03 and -0.51 are the change after all pairs; we divide by 60 of them, a number from memory too",
         ),
     }  # fmt: skip
 

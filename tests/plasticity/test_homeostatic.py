@@ -48,7 +48,7 @@ def test_the_mean_drift_has_the_sign_of_the_rates_distance_to_the_target(rate):
 
 
 def test_inhibition_brings_a_neuron_to_its_target_rate_from_both_sides():
-    """A leaky integrator with 800 excitatory and 200 plastic inhibitory inputs, from no inhibition and from too much."""
+    """800 excitatory and 200 plastic inhibitory inputs of a leaky integrator, from no inhibition and from too much."""
     generator = torch.Generator().manual_seed(0)
     rule = InhibitorySTDP(eta=1e-3)
     batch = Batch(rule.equations(), 2, 1, 200, dtype=torch.float64)

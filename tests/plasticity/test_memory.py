@@ -111,8 +111,9 @@ def test_the_rule_moves_as_its_matrix(engine, potentiate):
     s = np.repeat([-1.0, 1.0], copies // 2)
     k = np.tile(np.arange(1.0, 5.0), copies // 4)
     made = ENGINES[engine]()(
-        rule.equations(), Stimulus((pre,), (post,), 2000.0), replicates=copies, seed=5, start={"s": s[None], "k": k[None]}
-    )
+        rule.equations(), Stimulus((pre,), (post,), 2000.0), replicates=copies, seed=5,
+        start={"s": s[None], "k": k[None]},
+    )  # fmt: skip
     order = [(-1, 4), (-1, 3), (-1, 2), (-1, 1), (1, 1), (1, 2), (1, 3), (1, 4)]
     found = np.array([np.mean((made.state["s"] == a) & (made.state["k"] == b)) for a, b in order])
     first = np.array([np.mean((s == a) & (k == b)) for a, b in order])

@@ -46,7 +46,8 @@ def chosen_pairs(scheme, pre, post):
 def test_schemes_are_sums_over_their_pairs(scheme, pre, post):
     rule = PairSTDP(0.02, 0.03, 17.0, 34.0, scheme=scheme)
     plus, minus = chosen_pairs(scheme, pre, post)
-    wanted = sum(0.02 * math.exp(-(j - i) / 17) for i, j in plus) - sum(0.03 * math.exp(-(i - j) / 34) for i, j in minus)
+    wanted = sum(0.02 * math.exp(-(j - i) / 17) for i, j in plus)
+    wanted -= sum(0.03 * math.exp(-(i - j) / 34) for i, j in minus)
     assert change(rule, pre, post) == pytest.approx(wanted, abs=1e-12)
 
 
