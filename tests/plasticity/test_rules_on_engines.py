@@ -134,3 +134,24 @@ def test_cascade_has_one_state_of_each_kind_on_every_engine():
         assert set(np.unique(made.state["s"])) == {-1.0, 1.0}
         assert set(np.unique(made.state["k"])) == {1.0, 2.0, 3.0}
         np.testing.assert_array_equal(made.after, (1 + made.state["s"]) / 2)
+
+
+@pytest.mark.parametrize("name", ["e", "pi", "inf", "rand", "trace_pre", "trace_post"])
+def test_names_that_brian_keeps_for_itself_are_refused(name):
+    with pytest.raises(RuleError, match="choose another"):
+        Equations(f"w : 1\nd{name}/dt = -{name}/tau : 1", parameters={"tau": (1.0, "ms")})
+
+
+def test_units_are_written_as_brian_reads_them():
+    from brian2 import Equations as Brian
+
+    from spikecredit.plasticity.units import parse_unit
+
+    for text in ("Hz/second", "1/mV", "mV**-2", "second**2", "second**-0.5"):
+        Brian(f"x : {parse_unit(text)}")
+
+
+def test_conditions_are_numbers_of_the_states_precision_in_torch():
+    equations = Equations("w : 1", on_pre="w += a*int(w < 1)", parameters={"a": (0.1, "1")})
+    stimulus = Stimulus((np.array([1.0]),), (np.empty(0),), 5.0)
+    assert ENGINES["torch"]()(equations, stimulus).after[0, 0] == 0.1  # not float32's 0.1
