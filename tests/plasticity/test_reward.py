@@ -87,6 +87,23 @@ def test_a_recorded_weight_stays_within_its_bounds_and_moves_between_events():
         assert found.max() == 2.0 and found[:14].max() == 1.0 and (np.diff(found) >= 0).all()
 
 
+@pytest.mark.parametrize("engine", ["reference", "torch"])
+def test_what_a_bound_cuts_off_is_forgotten(engine):
+    """Far above the upper bound, then down by a known step: it counts from the bound, not from what was cut off."""
+    rule = DopamineSTDP(gain=20.0, w_max=1.5)
+    up = change(rule, [50.0], [60.0], [60.0], engine=engine)
+    assert up == 0.5
+    both = change(rule, [50.0, 10070.0], [60.0, 10060.0], [60.0, 10070.0], engine=engine)
+    d = 0.5 * (1 + math.exp(-10010 / 200))
+    down = 20 * 0.3 * d / (1 / 1.0 + 1 / 0.2) * math.exp(-10 / 20)
+    free = replace(rule, w_max=math.inf, A_minus=0.3)
+    assert change(free, [10070.0], [10060.0], [10070.0], engine=engine) == pytest.approx(-down, rel=1e-4)
+    assert both == -1.0 and 0.5 - 5 * down < -1.0  # the lower bound
+    small = replace(rule, A_minus=0.3)
+    both = change(small, [50.0, 10070.0], [60.0, 10060.0], [60.0, 10070.0], engine=engine)
+    assert both == pytest.approx(0.5 - down, abs=1e-3)
+
+
 def test_the_preset_has_the_programs_factors():
     rule = DopamineSTDP.preset("izhikevich")
     assert math.exp(-1 / rule.tau_plus) == pytest.approx(0.95)
