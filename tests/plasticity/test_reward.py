@@ -114,6 +114,15 @@ def test_a_presynaptic_spike_turns_the_weight_round_at_its_bound():
     assert c < 0 and found == pytest.approx(0.5 + 200 * c * d / (1 / 1.0 + 1 / 0.2), abs=1e-9)
 
 
+def test_a_postsynaptic_spike_turns_the_weight_round_at_zero():
+    rule = DopamineSTDP(gain=200.0, w_max=1.5, A_minus=1.0, A_plus=1.3, w_start=0.5)
+    c = -math.exp(-10 / 20) * math.exp(-15 / 1000) + 1.3 * math.exp(-15 / 20)
+    d = 0.5 * math.exp(-15 / 200)
+    assert change(rule, [60.0], [50.0], [60.0], duration=75.0) == -0.5
+    found = change(rule, [60.0], [50.0, 75.0], [60.0])
+    assert c > 0 and found == pytest.approx(-0.5 + 200 * c * d / (1 / 1.0 + 1 / 0.2), abs=1e-9)
+
+
 def test_the_preset_has_the_programs_factors():
     rule = DopamineSTDP.preset("izhikevich")
     assert math.exp(-1 / rule.tau_plus) == pytest.approx(0.95)
