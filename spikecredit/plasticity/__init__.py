@@ -1,8 +1,15 @@
 """The plasticity laboratory: rules written once in Brian2's syntax, three engines, protocols and published data."""
 
+from spikecredit.plasticity.adex import AdEx
+from spikecredit.plasticity.calcium import CalciumRule
 from spikecredit.plasticity.datasets import DATASETS, Dataset
 from spikecredit.plasticity.equations import Equations
+from spikecredit.plasticity.homeostatic import HeterosynapticSTDP, InhibitorySTDP, SynapticScaling
 from spikecredit.plasticity.language import RuleError
+from spikecredit.plasticity.memory import BennaFusi, Cascade
+from spikecredit.plasticity.nmda import NMDARecruitment
+from spikecredit.plasticity.pair import BoxSTDP, PairSTDP
+from spikecredit.plasticity.plastic import DeltaRule, ErrorSTDP, Plastic
 from spikecredit.plasticity.protocols import (
     Experiment,
     FrequencySweep,
@@ -12,8 +19,13 @@ from spikecredit.plasticity.protocols import (
     StriatalPairing,
     Triplet,
 )
+from spikecredit.plasticity.rate import BCM, Oja, RateDerivative
 from spikecredit.plasticity.result import Comparison, Result
+from spikecredit.plasticity.reward import DopamineSTDP, RewardSTDP
 from spikecredit.plasticity.rule import CustomRule, OutsideFit, Preset, Rule
+from spikecredit.plasticity.short_term import TsodyksMarkram
+from spikecredit.plasticity.suppression import SuppressionSTDP
+from spikecredit.plasticity.tagging import Consolidation, TaggingAndCapture
 from spikecredit.plasticity.trains import (
     Burst,
     LowFrequency,
@@ -24,43 +36,76 @@ from spikecredit.plasticity.trains import (
     VoltageClamp,
 )
 from spikecredit.plasticity.triplet import TripletSTDP
+from spikecredit.plasticity.voltage import AuthorsSweep, VoltageSTDP
 
-RULES: dict[str, type[Rule]] = {"triplet": TripletSTDP}
+RULES: dict[str, type[Rule]] = {
+    "pair": PairSTDP, "box": BoxSTDP, "suppression": SuppressionSTDP, "triplet": TripletSTDP,
+    "voltage": VoltageSTDP, "calcium": CalciumRule, "nmda": NMDARecruitment,
+    "bcm": BCM, "oja": Oja, "rate_derivative": RateDerivative,
+    "dopamine": DopamineSTDP, "reward": RewardSTDP,
+    "inhibitory": InhibitorySTDP, "scaling": SynapticScaling, "heterosynaptic": HeterosynapticSTDP,
+    "tagging": TaggingAndCapture, "benna_fusi": BennaFusi, "cascade": Cascade,
+    "short_term": TsodyksMarkram,
+}  # fmt: skip
 PROTOCOLS: dict[str, type[Protocol]] = {
     protocol.kind: protocol
     for protocol in (
-        Pairing, StriatalPairing, FrequencySweep, Triplet, Quadruplet, Burst,
-        ThetaBurst, Tetanus, LowFrequency,
+        Pairing, StriatalPairing, FrequencySweep, AuthorsSweep, Triplet, Quadruplet, Burst,
+        ThetaBurst, Tetanus, LowFrequency, Consolidation,
         VoltageClamp, PoissonPair, RewardAfter,
     )
 }  # fmt: skip
 
 __all__ = [
-    "DATASETS",
-    "PROTOCOLS",
-    "RULES",
+    "AdEx",
+    "AuthorsSweep",
+    "BCM",
+    "BennaFusi",
+    "BoxSTDP",
     "Burst",
+    "CalciumRule",
+    "Cascade",
     "Comparison",
+    "Consolidation",
     "CustomRule",
+    "DATASETS",
     "Dataset",
+    "DeltaRule",
+    "DopamineSTDP",
     "Equations",
+    "ErrorSTDP",
     "Experiment",
     "FrequencySweep",
+    "HeterosynapticSTDP",
+    "InhibitorySTDP",
     "LowFrequency",
+    "NMDARecruitment",
+    "Oja",
     "OutsideFit",
+    "PROTOCOLS",
+    "PairSTDP",
     "Pairing",
+    "Plastic",
     "PoissonPair",
     "Preset",
     "Protocol",
     "Quadruplet",
+    "RULES",
+    "RateDerivative",
     "Result",
     "RewardAfter",
+    "RewardSTDP",
     "Rule",
     "RuleError",
     "StriatalPairing",
+    "SuppressionSTDP",
+    "SynapticScaling",
+    "TaggingAndCapture",
     "Tetanus",
     "ThetaBurst",
     "Triplet",
     "TripletSTDP",
+    "TsodyksMarkram",
     "VoltageClamp",
+    "VoltageSTDP",
 ]

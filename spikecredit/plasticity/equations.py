@@ -9,6 +9,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from spikecredit.plasticity.language import (
+    DRAW,
+    FUNCTIONS,
     NUMPY,
     Expression,
     Line,
@@ -26,7 +28,7 @@ Place = Literal["pre", "post", "shared", "synapse"]
 EVENTS = ("pre", "post", "reward")
 """What can happen at a moment, in the order in which it is handled: a pairing at lag 0 is pre before post, as in Brian2
 (its `pre` pathway has order -1, its `post` pathway +1)."""
-RESERVED = {"t", "dt", "i", "j", "N", "lastspike", "xi", "int", "and", "or", "not"}
+RESERVED = {"t", "dt", "i", "j", "N", "lastspike", "xi", "int", "and", "or", "not", "e", "pi", "inf"}
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,8 @@ class Equations:
         for name in self.variables:
             reads = self.differential[name].names if name in self.differential else frozenset()
             sources = {own[e] for e in changed[name]} | {self.signals[n][1] for n in reads if n in self.signals}
-            alone = len(sources) == 1 and name not in self.noise and name != self.weight
+            drawn = name in self.noise or DRAW in self._reads(name)
+            alone = len(sources) == 1 and not drawn and name != self.weight
             places[name] = sources.pop() if alone else "synapse"  # type: ignore[assignment]
         while True:  # whoever reads something that lives elsewhere lives with each synapse
             moved = [
@@ -243,8 +246,10 @@ class Equations:
         kinds = {"a variable": self.lines, "a parameter": self.parameters, "a signal": self.signals}
         for kind, names in kinds.items():
             for name in names:
-                if name in RESERVED or name in UNITS or name in NUMPY or name.startswith("xi_"):
+                if name in RESERVED or name in UNITS or name in FUNCTIONS or name.startswith("xi_"):
                     raise RuleError(f"{name!r} is {kind}, but the name means something else in Brian2: choose another")
+                if name.endswith(("_pre", "_post")):
+                    raise RuleError(f"{name!r}: Brian2 keeps the endings _pre and _post for itself: choose another name")
                 if name in taken:
                     raise RuleError(f"{name!r} is both {taken[name]} and {kind}")
                 taken[name] = kind
@@ -282,6 +287,8 @@ class Equations:
             wanted = line.unit / SECOND if line.slope is not None else line.unit
             what = f"d{name}/dt" if line.slope is not None else name
             body = line.slope or line.value
+            if body is not None and DRAW in body.names:
+                raise RuleError(f"{what} = {body.text}: rand() belongs into statements; noise in an equation is xi")
             if body is not None:
                 self._fits(f"{what} = {body.text}", body, wanted, self.units)
         for event in EVENTS:

@@ -7,7 +7,8 @@
     x += 1                             a statement: =, +=, -=, *=, /= ; a name that no line has is local to the block
 
 Expressions have + - * / **, comparisons, `and`, `or`, `not`, the functions of `FUNCTIONS`, Brian2's units (`5*mV`) and
-`xi` (`xi_a`, `xi_b` for several), which is white noise with the unit second**-0.5. Everything else is refused.
+`xi` (`xi_a`, `xi_b` for several), which is white noise with the unit second**-0.5; statements may draw `rand()`.
+Everything else is refused.
 """
 
 import ast
@@ -80,7 +81,7 @@ def expression(text: str) -> Expression:
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
         raise RuleError(f"{text.strip()!r} is no expression: {error.msg}") from None
-    names = frozenset(n.id for n in ast.walk(tree) if isinstance(n, ast.Name)) - frozenset(FUNCTIONS)
+    names = frozenset(n.id for n in ast.walk(tree) if isinstance(n, ast.Name)) - (frozenset(FUNCTIONS) - {DRAW})
     python = ast.fix_missing_locations(ast.Expression(_python(tree)))
     return Expression(text.strip(), tree, names, compile(python, "<rule>", "eval"))
 
@@ -124,8 +125,12 @@ def _python(node: ast.expr) -> ast.expr:
 
 FUNCTIONS = {
     "exp": 1, "log": 1, "sqrt": 1, "abs": 1, "sin": 1, "cos": 1, "tanh": 1, "floor": 1, "sign": 1, "int": 1, "clip": 3,
+    "rand": 0,
 }  # fmt: skip
-"""Brian2's names, and how many values each takes. `int` makes 0 and 1 of a comparison."""
+"""Brian2's names, and how many values each takes. `int` makes 0 and 1 of a comparison; `rand()` is a number of [0, 1),
+another for every synapse and event, in statements only."""
+DRAW = "rand"
+"""It stays among the names that an expression reads: what reads it is the synapse's own."""
 
 
 def _numpy_clip(x: Any, low: Any, high: Any) -> Any:
@@ -163,7 +168,7 @@ NUMPY: dict[str, Any] = {
 def torch_functions(dtype: torch.dtype) -> dict[str, Any]:
     """What names of functions and units mean on tensors of a dtype."""
     return {
-        "__builtins__": _BUILTINS, **{n: _torch(getattr(torch, n)) for n in FUNCTIONS if n not in ("int", "clip")},
+        "__builtins__": _BUILTINS, **{n: _torch(getattr(torch, n)) for n in FUNCTIONS if n not in ("int", "clip", DRAW)},
         # 0.1 * (a tensor of booleans) would be float32 whatever the rest is
         "int": lambda x: x.to(dtype) if isinstance(x, Tensor) else float(x), "clip": _torch_clip, **_SCALES,
     }  # fmt: skip
@@ -229,6 +234,8 @@ def dimension(node: ast.expr, units: Mapping[str, Unit]) -> Unit:
             if a is BOOLEAN or b is BOOLEAN:
                 raise RuleError(f"{ast.unparse(node)!r}: write int(...) around conditions")
             return a / b if isinstance(op, ast.Div) else a * b
+        case ast.Call(args=[]):
+            return NUMBER
         case ast.Call(func=ast.Name(id="int"), args=[part]):
             found = dimension(part, units)
             return NUMBER if found is BOOLEAN else plain(part, "int")

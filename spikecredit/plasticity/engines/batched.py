@@ -60,8 +60,9 @@ class Batch:
         self.shared = shared
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.values: dict[str, Any] = dict(equations.values)
-        self.functions = torch_functions(dtype)
+        self.functions = {**torch_functions(dtype), "rand": self._draw}
         self._factors = equations.decay(dt * 1e-3)
+        self._touched = self.size
         self._needs = {
             event: sorted({n for s in block for n in (*s.value.names, s.target)} & set(equations.variables))
             for event, block in equations.blocks.items()
@@ -148,10 +149,15 @@ class Batch:
             else:
                 self._masked(state, event, where, more)
 
+    def _draw(self) -> Tensor:
+        """`rand()`: for every synapse that the present statement touches."""
+        return torch.rand(self._touched, generator=self.generator, dtype=self.dtype, device=self.device)
+
     def _masked(self, state: State, event: str, where: Tensor, signals: Mapping[str, Tensor]) -> None:
         """All synapses computed, those of neurons that spiked kept: no index, so nothing waits for the GPU."""
         mask = where[:, None, None] if event == "reward" else where[:, None, :] if event == "pre" else where[:, :, None]
         names: dict[str, Any] = {**self.values, **state, **signals}
+        self._touched = self.size
         for s in self.equations.blocks[event]:
             names[s.target] = s.value(names, self.functions)
         for name in {s.target for s in self.equations.blocks[event]} & set(state):
@@ -169,6 +175,8 @@ class Batch:
         for name, value in {**{n: state[n] for n in self._needs[event]}, **signals}.items():
             full = value.shape[axis] > 1 or self.size[axis] == 1
             names[name] = value.index_select(axis, found) if full else value
+        c, n_post, n_pre = self.size
+        self._touched = (c, n_post, len(found)) if event == "pre" else (c, len(found), n_pre)
         targets = []
         for s in self.equations.blocks[event]:
             names[s.target] = s.value(names, self.functions)

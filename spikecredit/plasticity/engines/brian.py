@@ -140,7 +140,10 @@ def _run(
         )
     rewarded = equations.blocks["reward"]
     touched = {n for s in rewarded for n in (s.target, *s.value.names)}
-    clocked = frozenset(({*record} | touched) & set(equations.variables))
+    looked = {equations.weight, *record} & set(equations.subexpressions)
+    read = {name for n in looked for name in equations.subexpressions[n].names}
+    clocks = {name for name, (a, _) in equations.exact.items() if a == 0}  # Brian2 cannot solve these at events
+    clocked = frozenset(({*record} | touched | read | clocks) & set(equations.variables))
     written, namespace = texts(equations, clocked), constants(equations)
     for name in equations.signals:
         unit = equations.units[name]

@@ -89,6 +89,8 @@ class _Walk:
         self.equations, self.state, self.dt, self.rng = equations, state, dt, rng
         self.values = dict(equations.values)
         self.signals: Mapping[str, Any] = {}
+        size = next((np.shape(v) for v in state.values()), ())
+        self.functions = {**NUMPY, "rand": lambda: rng.random(size)}
         self._decays: dict[float, dict[str, tuple[float, float]]] = {}
 
     def read(self, name: str) -> Any:
@@ -101,7 +103,7 @@ class _Walk:
         """The statements of an event, in order."""
         names = {**self.values, **self.state, **self.signals}
         for s in self.equations.blocks[kind]:
-            names[s.target] = s.value(names, NUMPY)
+            names[s.target] = s.value(names, self.functions)
         for name in self.state:
             self.state[name] = names[name]
 
