@@ -150,6 +150,7 @@ TORCH: dict[str, Any] = {
     "__builtins__": {}, **{n: _torch(getattr(torch, n)) for n in FUNCTIONS if n not in ("int", "clip")},
     "int": lambda x: x * 1.0, "clip": _torch_clip, **_SCALES,
 }  # fmt: skip
+TORCH["__builtins__"] = {"__import__": __import__}  # torch imports on its own when it first compares two tensors
 
 
 def dimension(node: ast.expr, units: Mapping[str, Unit]) -> Unit:

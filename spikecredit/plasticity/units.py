@@ -8,7 +8,7 @@ import ast
 from dataclasses import dataclass
 from fractions import Fraction
 
-BASE = ("kg", "metre", "second", "amp")
+BASE = ("kilogram", "metre", "second", "amp")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Unit:
         if named:
             return named
         terms = [(name, p) for name, p in zip(BASE, self.powers, strict=True) if p]
-        return "*".join(name if p == 1 else f"{name}**({p})" for name, p in terms)
+        return "*".join(name if p == 1 else f"{name}**{float(p):g}" for name, p in terms)
 
 
 def _unit(*powers: int) -> Unit:

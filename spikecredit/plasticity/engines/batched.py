@@ -50,6 +50,8 @@ class Batch:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.values: dict[str, Any] = dict(equations.values)
         self._factors = equations.decay(dt * 1e-3)
+        # a condition as a number has the state's precision: a float32 0 or 1 would round the parameter that it meets
+        self._functions = {**TORCH, "int": lambda x: x.to(dtype) if isinstance(x, Tensor) else float(x)}
         self._needs = {
             event: sorted(
                 {n for s in block for n in (*s.value.names, s.target)} & set(equations.variables)
@@ -75,7 +77,7 @@ class Batch:
         """The weight, (C, n_post, n_pre)."""
         if self.equations.weight in state:
             return state[self.equations.weight]
-        found = self.equations.subexpressions[self.equations.weight]({**self.values, **state}, TORCH)
+        found = self.equations.subexpressions[self.equations.weight]({**self.values, **state}, self._functions)
         return torch.as_tensor(found, dtype=self.dtype, device=self.device).expand(self.size)
 
     def step(
@@ -105,14 +107,14 @@ class Batch:
             for noise in sorted({n for found in self.equations.noise.values() for n in found}):
                 draw = torch.randn(self.size, generator=self.generator, dtype=self.dtype, device=self.device)
                 names[noise] = draw / h**0.5
-            slopes = {name: slope(names, TORCH) for name, slope in continuous.items()}
+            slopes = {name: slope(names, self._functions) for name, slope in continuous.items()}
         self.decay(state, self._factors)
         if continuous:
             for name, slope in slopes.items():
                 state[name] += h * slope
             for name in self.equations.bounds:
                 if name in continuous:
-                    state[name].copy_(self.equations.clipped(name).value({**self.values, **state}, TORCH))
+                    state[name].copy_(self.equations.clipped(name).value({**self.values, **state}, self._functions))
 
     def decay(self, state: State, factors: Mapping[str, tuple[float, float]]) -> None:
         """Exact variables: x becomes factor x + shift."""
@@ -139,7 +141,7 @@ class Batch:
         mask = where[:, None, None] if event == "reward" else where[:, None, :] if event == "pre" else where[:, :, None]
         names: dict[str, Any] = {**self.values, **state}
         for s in self.equations.blocks[event]:
-            names[s.target] = s.value(names, TORCH)
+            names[s.target] = s.value(names, self._functions)
         for name in {s.target for s in self.equations.blocks[event]} & set(state):
             state[name].copy_(torch.where(mask, names[name], state[name]))
 
@@ -152,7 +154,7 @@ class Batch:
             names[name] = state[name].index_select(axis, found) if full else state[name]
         targets = []
         for s in self.equations.blocks[event]:
-            names[s.target] = s.value(names, TORCH)
+            names[s.target] = s.value(names, self._functions)
             if s.target in state and s.target not in targets:
                 targets.append(s.target)
         for name in targets:
@@ -219,7 +221,7 @@ def run(
         if record and k % stride == 0:
             for name in record:
                 value = state[name] if name in state else equations.subexpressions[name](
-                    {**batch.values, **state}, TORCH
+                    {**batch.values, **state}, batch._functions
                 )  # fmt: skip
                 kept[name].append(torch.as_tensor(value, dtype=dtype).expand(batch.size).reshape(c, r).clone())
         if k in happens:
