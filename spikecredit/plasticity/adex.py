@@ -26,7 +26,7 @@ class AdEx:
         peak: mV, where a spike begins. spike: mV, the potential in the two steps of a spike. reset: mV, before the
             step that follows them.
         pulse: pA for one step, the current that makes a spike at will.
-    Source: Clopath et al. 2010, Nat. Neurosci. 13:344, Table 1a, with the numbers of the authors' program (ModelDB
+    Source: Clopath et al. 2010, Nat. Neurosci. 13:344, Table 1, with the numbers of the authors' program (ModelDB
         144566, `aEIF.m`) where the two differ: b, and the sign of V_T_max.
     """
 

@@ -21,16 +21,16 @@ class WithCalcium(Protocol):
     """A rule whose calcium jumps by C_pre and C_post, decays with tau_Ca (ms), and acts above theta_d."""
 
     @property
-    def C_pre(self) -> float: ...  # noqa: D102, N802
+    def C_pre(self) -> float: ...  # noqa: N802
     @property
-    def C_post(self) -> float: ...  # noqa: D102, N802
+    def C_post(self) -> float: ...  # noqa: N802
     @property
-    def tau_Ca(self) -> float: ...  # noqa: D102, N802
+    def tau_Ca(self) -> float: ...  # noqa: N802
     @property
-    def theta_d(self) -> float: ...  # noqa: D102
+    def theta_d(self) -> float: ...
 
-    def equations(self) -> Equations: ...  # noqa: D102
-    def before(self, experiment: Experiment, replicates: int) -> Mapping[str, Any]: ...  # noqa: D102
+    def equations(self) -> Equations: ...
+    def before(self, experiment: Experiment, replicates: int) -> Mapping[str, Any]: ...
 
 
 def above(

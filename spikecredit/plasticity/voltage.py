@@ -46,7 +46,7 @@ class VoltageSTDP(Rule):
         homeostasis: whether A_LTD follows the mean depolarisation. u_ref2: mV^2. tau_mean: ms; the mean starts at
             u_ref2, where A_LTD is as given.
         cell: the postsynaptic neuron.
-    Source: Clopath et al. 2010, Nat. Neurosci. 13:344, equations 1 to 4; the scheme: ModelDB 144566, `VoTri.m`.
+    Source: Clopath et al. 2010, Nat. Neurosci. 13:344; the scheme: ModelDB 144566, `VoTri.m`.
     """
 
     theta_minus: float = -70.6
@@ -78,8 +78,8 @@ class VoltageSTDP(Rule):
             note="fitted to bursts, Nevian & Sakmann 2006",
         ),
         "hippocampal": Preset(
-            _row(-41, -38, 38e-5, 2e-5, 16, None, None, 50), TABLE, True, ("voltage_clamp",), region="hippocampus, CA1",
-            note="fitted to a clamp, where the low-passes are the potential: their time constants are blank in the table",
+            _row(-41, -38, 38e-5, 2e-5, 16, None, None, 50), TABLE, True, ("voltage_clamp",), region="hippocampus",
+            note="fitted to a clamp, where the low-passes are the potential: the table leaves their tau blank",
         ),
     }  # fmt: skip
 
