@@ -65,7 +65,7 @@ class CalciumRule(Rule):
     rho_star: float = 0.5
 
     DT: ClassVar[float] = 0.5
-    """Calcium stays above a threshold for milliseconds: steps of 1 ms overstate that by half a step, 10 % in the set D."""
+    """A step rounds the milliseconds that calcium spends above a threshold; `pieces.run` affords finer ones."""
     UNITS: ClassVar[Mapping[str, str]] = {"tau_Ca": "ms", "tau": "second", "D": "ms"}
     PRESETS: ClassVar[Mapping[str, Preset]] = {
         "DP": _shape(20, 1, 2, 1.3, 200, 321.808, 2.8284, 150, 13.7, 0.5, 5),
