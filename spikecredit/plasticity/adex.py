@@ -68,13 +68,9 @@ class AdEx:
                 f"the cell is at rest in step 0 and can be driven in steps 1 to {steps}, "
                 f"got a spike in step {min(driven) if min(driven) < 1 else max(driven)}"
             )
-        pulses, following = sorted(driven), 0
         trace = np.full(steps + 1, self.E_L)
         u, w, z, threshold, held = self.E_L, 0.0, 0.0, self.V_T_rest, 0
-        k = 0
-        while k < steps:
-            k += 1
-            before = (u, w, z, threshold)
+        for k in range(1, steps + 1):
             if held == 2:
                 u, w, z, threshold, held = self.reset, w + self.b, self.I_sp, self.V_T_max, 0
             current = self.pulse if k in driven else 0.0
@@ -93,10 +89,4 @@ class AdEx:
                 if u > self.peak:
                     u, held = self.spike[0], 1
             trace[k] = u
-            if (u, w, z, threshold) == before:  # at rest to the last bit: nothing happens until the next pulse
-                while following < len(pulses) and pulses[following] <= k:
-                    following += 1
-                rest = pulses[following] - 1 if following < len(pulses) else steps
-                trace[k : rest + 1] = u
-                k = max(k, rest)
         return trace

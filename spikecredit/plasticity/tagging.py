@@ -178,8 +178,8 @@ class Consolidation(Protocol):
         Readings begin with those hours, at the end of the longest stimulation.
 
         Raises:
-            ValueError: a rule other than `TaggingAndCapture`, a `dt` (the steps are `fine` and `coarse`), or a time between
-                readings that is no whole number of coarse steps.
+            ValueError: a rule other than `TaggingAndCapture`, a `dt`, as there are two, or a time between readings that
+                is no whole number of coarse steps.
         """
         if not isinstance(rule, TaggingAndCapture):
             raise ValueError(f"consolidation is an experiment for TaggingAndCapture, got {type(rule).__name__}")

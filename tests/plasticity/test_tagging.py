@@ -30,7 +30,7 @@ def test_inductions():
 def test_four_protocols():
     """Strong tetani and strong low frequency last eight hours, their weak forms do not, and each has its sign."""
     rule = TaggingAndCapture()
-    result = Consolidation().run(rule, replicates=10, record=("h", "z"), every=HOUR / 2)
+    result = Consolidation(fine=1.0).run(rule, replicates=10, record=("h", "z"), every=HOUR / 2)
     early, late = (result.outcome.traces[name].mean(axis=2) for name in ("h", "z"))
     early = early / (rule.h0 * 1e-3) - 1
     assert np.sign(early[0]).tolist() == [1, 1, -1, -1]
@@ -86,6 +86,18 @@ def test_early_phase_in_numpy():
     made = Experiment({}, [{}], [induction("WTET")], [np.empty(0)], 1000.0)
     assert pieces.run(rule, made, 0.02, 100.0).state["h"][0, 0] == pytest.approx(h * 1e-3, rel=1e-3)
     assert h > 5
+
+
+def test_calcium_is_late():
+    """Nothing happens until D after the spike."""
+    rule = TaggingAndCapture(sigma=0.0, C_pre=4.0)
+    early, late = (
+        pieces.run(rule, Experiment({}, [{}], [np.array([0.0])], [np.empty(0)], end), 0.1, 1.0) for end in (18.7, 20.0)
+    )
+    assert early.after[0, 0] == pytest.approx(4.20075e-3, rel=1e-12)
+    assert late.after[0, 0] == pytest.approx(
+        4.20075e-3 + 1.2 * (1645.6 * 5.79925e-3 - 313.1 * 4.20075e-3) / 688400, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("engine", ["torch", "brian"])
