@@ -41,7 +41,8 @@ class Unit:
         if named:
             return named
         terms = [(name, p) for name, p in zip(BASE, self.powers, strict=True) if p]
-        return "*".join(name if p == 1 else f"{name}**{float(p):g}" for name, p in terms)
+        # Brian2 reads no brackets in the unit of an equation
+        return "*".join(name if p == 1 else f"{name}**{p if p.denominator == 1 else float(p)}" for name, p in terms)
 
 
 def _unit(*powers: int) -> Unit:

@@ -50,8 +50,7 @@ class Batch:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.values: dict[str, Any] = dict(equations.values)
         self._factors = equations.decay(dt * 1e-3)
-        # a condition as a number has the state's precision: a float32 0 or 1 would round the parameter that it meets
-        self._functions = {**TORCH, "int": lambda x: x.to(dtype) if isinstance(x, Tensor) else float(x)}
+        self._functions = {**TORCH, "int": self._number}
         self._needs = {
             event: sorted(
                 {n for s in block for n in (*s.value.names, s.target)} & set(equations.variables)
@@ -135,6 +134,10 @@ class Batch:
                     self._picked(state, event, found)
             else:
                 self._masked(state, event, where)
+
+    def _number(self, condition: Any) -> Any:
+        """`int(...)` in the precision of the state: torch alone would make single precision of a condition."""
+        return condition.to(self.dtype) if isinstance(condition, Tensor) else condition * 1.0
 
     def _masked(self, state: State, event: str, where: Tensor) -> None:
         """All synapses computed, those of neurons that spiked kept: no index, so nothing waits for the GPU."""
