@@ -10,19 +10,20 @@ from spikecredit.plasticity.result import Result
 from spikecredit.plasticity.rule import CustomRule, OutsideFit, Preset, Rule
 from spikecredit.plasticity.tagging import Consolidation, TaggingAndCapture
 from spikecredit.plasticity.triplet import TripletSTDP
-from spikecredit.plasticity.voltage import VoltageSTDP
+from spikecredit.plasticity.voltage import AuthorsSweep, VoltageSTDP
 
 RULES: dict[str, type[Rule]] = {
     "triplet": TripletSTDP,
     "voltage": VoltageSTDP, "calcium": CalciumRule, "nmda": NMDARecruitment,
     "tagging": TaggingAndCapture,
 }  # fmt: skip
-PROTOCOLS |= {Consolidation.kind: Consolidation}
+PROTOCOLS |= {protocol.kind: protocol for protocol in (AuthorsSweep, Consolidation)}
 
 __all__ = [
     "PROTOCOLS",
     "RULES",
     "AdEx",
+    "AuthorsSweep",
     "CalciumRule",
     "Consolidation",
     "CustomRule",

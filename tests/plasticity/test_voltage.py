@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikecredit.plasticity.adex import AdEx
-from spikecredit.plasticity.protocols import Experiment, Protocol
+from spikecredit.plasticity.protocols import Experiment, FrequencySweep, Protocol
 from spikecredit.plasticity.rule import OutsideFit
-from spikecredit.plasticity.voltage import VoltageSTDP
+from spikecredit.plasticity.voltage import AuthorsSweep, VoltageSTDP
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,21 @@ def test_ten_published_percentages():
     result = sweep(conditions).run(VoltageSTDP.preset("visual_cortex"))
     assert 100 + 100 * result.change == pytest.approx(np.concatenate([*PUBLISHED.values()]), abs=0.1)
     assert scheme(50, -10) == pytest.approx(100 + 100 * result.change[-1], abs=1e-9)
+
+
+def test_authors_sweep():
+    """The protocol that users have is the one above, and a plain group of 5 pairs is another."""
+    protocol = AuthorsSweep(pause=PAUSES[0], slow=PAUSES[1])
+    made = protocol.experiment()
+    for row, pre, post in zip(made.rows, made.pre, made.post, strict=True):
+        wanted = pairs(row["rate"], row["dt"], *PAUSES)
+        assert np.array_equal(pre, wanted[0] + 10.0) and np.array_equal(post, wanted[1] + 10.0), row
+    fast = replace(protocol, dt=(-10.0,), rates=(50.0,))
+    assert 100 + 100 * fast.run(VoltageSTDP()).change[0] == pytest.approx(173.6, abs=0.1)
+    plain = FrequencySweep(dt=(-10.0,), rates=(50.0,), grouping=(5, 15, 1000.0)).run(VoltageSTDP())
+    assert 100 + 100 * plain.change[0] == pytest.approx(147.1, abs=0.1)
+    with pytest.raises(ValueError, match="whole ms and not 0 in this protocol, got 0"):
+        AuthorsSweep(dt=(0.0,)).experiment()
 
 
 def test_low_passes_are_read_late():
