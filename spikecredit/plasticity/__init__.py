@@ -57,9 +57,12 @@ PROTOCOLS: dict[str, type[Protocol]] = {
 }  # fmt: skip
 
 __all__ = [
+    "BCM",
+    "DATASETS",
+    "PROTOCOLS",
+    "RULES",
     "AdEx",
     "AuthorsSweep",
-    "BCM",
     "BennaFusi",
     "BoxSTDP",
     "Burst",
@@ -68,7 +71,6 @@ __all__ = [
     "Comparison",
     "Consolidation",
     "CustomRule",
-    "DATASETS",
     "Dataset",
     "DeltaRule",
     "DopamineSTDP",
@@ -82,7 +84,6 @@ __all__ = [
     "NMDARecruitment",
     "Oja",
     "OutsideFit",
-    "PROTOCOLS",
     "PairSTDP",
     "Pairing",
     "Plastic",
@@ -90,7 +91,6 @@ __all__ = [
     "Preset",
     "Protocol",
     "Quadruplet",
-    "RULES",
     "RateDerivative",
     "Result",
     "RewardAfter",

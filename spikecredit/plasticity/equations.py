@@ -249,7 +249,9 @@ class Equations:
                 if name in RESERVED or name in UNITS or name in FUNCTIONS or name.startswith("xi_"):
                     raise RuleError(f"{name!r} is {kind}, but the name means something else in Brian2: choose another")
                 if name.endswith(("_pre", "_post")):
-                    raise RuleError(f"{name!r}: Brian2 keeps the endings _pre and _post for itself: choose another name")
+                    raise RuleError(
+                        f"{name!r}: Brian2 keeps the endings _pre and _post for itself: choose another name"
+                    )
                 if name in taken:
                     raise RuleError(f"{name!r} is both {taken[name]} and {kind}")
                 taken[name] = kind

@@ -69,6 +69,16 @@ class Rule(ABC):
         """
         return {}
 
+    def before(self, experiment: "Any", replicates: int) -> Mapping[str, Any]:
+        """Initial values that differ between conditions or replicates: name to SI values that broadcast to (C, R). For
+        rules with two stable states, or with a potential that was held before the experiment.
+
+        Args:
+            experiment: the conditions of a protocol.
+            replicates: R, synapses per condition.
+        """
+        return {}
+
     def change(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """The relative change of strength of each condition, (C,), from the weights of all replicates, (C, R)."""
         return after.mean(axis=1) / before.mean(axis=1) - 1

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from plasticity_cases import MS, TRACES
 from torch import Tensor
 
 import spikecredit as sc
-from plasticity_cases import MS, TRACES
 from spikecredit.plasticity import CustomRule, DeltaRule, Equations, ErrorSTDP, Plastic, TripletSTDP
 from spikecredit.plasticity.engines import ENGINES, Stimulus
 from spikecredit.plasticity.engines.batched import Batch
