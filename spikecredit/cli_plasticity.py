@@ -5,6 +5,7 @@ import math
 import re
 import warnings
 from contextlib import suppress
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
@@ -264,7 +265,9 @@ def _signature(cls: type) -> str:
     shown = []
     for name, field in Schema(cls, {}).fields(cls).items():
         text = repr(field.default)
-        if len(text) > 60:  # a window has dozens of lags
+        if is_dataclass(field.default):  # a rule's cell, whose constants are in its own docstring
+            text = f"{type(field.default).__name__}()"
+        elif len(text) > 60:  # a window has dozens of lags
             text = f"({', '.join(map(repr, field.default[:2]))}, ..., {field.default[-1]!r})"
         shown.append(name if field.required else f"{name}={text}")
     return f"({', '.join(shown)})"

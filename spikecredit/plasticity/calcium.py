@@ -105,7 +105,7 @@ class CalciumRule(Rule):
             delay=self.D,
         )
 
-    def before(self, experiment: Any, replicates: int) -> Mapping[str, Any]:
+    def starting(self, experiment: Any, replicates: int) -> Mapping[str, Any]:
         """A fraction beta of the replicates is DOWN."""
         return {"rho": (np.arange(replicates) >= round(self.beta * replicates + 1e-9)).astype(np.float64)}
 

@@ -248,9 +248,10 @@ class Equations:
             for name in names:
                 if name in RESERVED or name in UNITS or name in FUNCTIONS or name.startswith("xi_"):
                     raise RuleError(f"{name!r} is {kind}, but the name means something else in Brian2: choose another")
-                if name.endswith(("_pre", "_post")):
+                if name.endswith(("_pre", "_post")) and kind != "a parameter":
                     raise RuleError(
-                        f"{name!r}: Brian2 keeps the endings _pre and _post for itself: choose another name"
+                        f"{name!r}: Brian2 keeps the endings _pre and _post of variables for itself: choose another "
+                        "name"
                     )
                 if name in taken:
                     raise RuleError(f"{name!r} is both {taken[name]} and {kind}")

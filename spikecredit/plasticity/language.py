@@ -168,7 +168,8 @@ NUMPY: dict[str, Any] = {
 def torch_functions(dtype: torch.dtype) -> dict[str, Any]:
     """What names of functions and units mean on tensors of a dtype."""
     return {
-        "__builtins__": _BUILTINS, **{n: _torch(getattr(torch, n)) for n in FUNCTIONS if n not in ("int", "clip", DRAW)},
+        "__builtins__": _BUILTINS,
+        **{n: _torch(getattr(torch, n)) for n in FUNCTIONS if n not in ("int", "clip", DRAW)},
         # 0.1 * (a tensor of booleans) would be float32 whatever the rest is
         "int": lambda x: x.to(dtype) if isinstance(x, Tensor) else float(x), "clip": _torch_clip, **_SCALES,
     }  # fmt: skip

@@ -164,6 +164,12 @@ class Plastic:
         steps, copies = x.shape[:2]
         if labels is None and any("error" in e.signals for e, _ in self.places.values()):
             raise ValueError("a rule reads the error: give the labels, plastic(x, labels)")
+        silent = not any(isinstance(layer, SpikingNeuron) for layer in self.net.layers[: min(self.places, default=0)])
+        if self.places and silent and not bool(((x == 0) | (x == 1)).all()):
+            raise ValueError(
+                "a plastic layer takes spikes, 0 or 1, and got other numbers: put a spiking encoder or neurons before "
+                "it (sc.encode.rate(images, steps))"
+            )
         sites = {index: _Site(self, index, copies) for index in self.places}
         states: list[Any] = [None] * len(self.net.layers)
         late: deque[Tensor] = deque()
@@ -223,17 +229,9 @@ class _Site:
         self.state = self.batch.start({equations.weight: start})
         self.waiting: deque[Tensor] = deque()
         self.delay = _steps(equations.delay, plastic.dt, "the rule's delay")
-        self.checked = False
 
     def step(self, pre: Tensor, post: Tensor | None, error: Tensor | None, reward: Tensor | None) -> None:
         """The rule's own step, and the new weights into the layer."""
-        if not self.checked:
-            if not bool(((pre == 0) | (pre == 1)).all()):
-                raise ValueError(
-                    "a plastic layer takes spikes, 0 or 1, and got other numbers: put a spiking encoder or neurons "
-                    "before it (sc.encode.rate(images, steps))"
-                )
-            self.checked = True
         self.waiting.append(pre != 0)
         arrived = self.waiting.popleft() if len(self.waiting) > self.delay else None
         signals = {}

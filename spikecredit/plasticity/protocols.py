@@ -102,7 +102,7 @@ class Protocol(ABC):
         rule.check_fit(self.kind, self.grouped, made.duration / 1e3)
         outcome = ENGINES[engine]()(
             rule.equations(), self.stimulus(rule, step), dt=step, replicates=replicates, seed=seed,
-            start={**rule.before(made, replicates), **(start or {})}, record=record, every=every, **options,
+            start={**rule.starting(made, replicates), **(start or {})}, record=record, every=every, **options,
         )  # fmt: skip
         return Result(rule, self, made, outcome, engine)
 

@@ -69,7 +69,7 @@ class Rule(ABC):
         """
         return {}
 
-    def before(self, experiment: "Any", replicates: int) -> Mapping[str, Any]:
+    def starting(self, experiment: "Any", replicates: int) -> Mapping[str, Any]:
         """Initial values that differ between conditions or replicates: name to SI values that broadcast to (C, R). For
         rules with two stable states, or with a potential that was held before the experiment.
 

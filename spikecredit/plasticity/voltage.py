@@ -118,7 +118,7 @@ class VoltageSTDP(Rule):
             method="euler",
         )  # fmt: skip
 
-    def before(self, experiment: Any, replicates: int) -> Mapping[str, Any]:
+    def starting(self, experiment: Any, replicates: int) -> Mapping[str, Any]:
         """In a clamp the low-passes are the potential: it was held long before the first spike."""
         if experiment.voltage is None:
             return {}

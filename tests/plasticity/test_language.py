@@ -138,4 +138,4 @@ def test_refuses_lines_that_are_no_assignments(text: str) -> None:
 
 
 def test_every_function_has_a_meaning_in_both() -> None:
-    assert set(FUNCTIONS) <= set(NUMPY) & set(TORCH)
+    assert set(FUNCTIONS) - {"rand"} <= set(NUMPY) & set(TORCH)  # an engine draws by its own generator

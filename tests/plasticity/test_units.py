@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from spikecredit.plasticity.units import BASE, UNITS, parse_unit
+from spikecredit.plasticity.units import UNITS, parse_unit
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_agrees_with_brian2_on_every_unit() -> None:
 
 def test_names_a_dimension_in_words() -> None:
     assert str(parse_unit("mV")) == "volt" and str(parse_unit("1")) == "1" and str(parse_unit("1/ms")) == "hertz"
-    assert str(parse_unit("volt**2")) == "*".join(f"{n}**({p})" for n, p in zip(BASE, (2, 4, -6, -2), strict=True))
+    assert str(parse_unit("volt**2")) == "kilogram**2*metre**4*second**-6*amp**-2"
 
 
 @pytest.mark.parametrize("text", ["parsec", "ms +", "2*ms", "mV**tau", "ms + mV", ""])
