@@ -14,7 +14,7 @@ from spikecredit.plasticity.engines.batched import Batch
 from spikecredit.plasticity.equations import Equations
 from spikecredit.plasticity.language import nearest
 from spikecredit.plasticity.rule import Rule
-from spikecredit.synapses import Linear
+from spikecredit.synapses import Flatten, Linear
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Plastic:
         signed: see above.
         delay: ms that the error is late.
     Raises:
-        ValueError: a name that is no dense layer, a rule that needs postsynaptic spikes at a layer whose neurons send
+        ValueError: a name that is no dense layer or one that reads no spikes, a rule that needs postsynaptic spikes at a layer whose neurons send
             none, or one that reads a signal that a network does not have.
     """
 
@@ -135,6 +135,12 @@ class Plastic:
                     f"{', '.join(dense) or 'none'}): rules drive Linear layers"
                 )
             index, equations = int(name.partition(".")[2]), rule.equations()
+            below = next((b for b in reversed(net.layers[:index]) if not isinstance(b, Flatten)), None)
+            if below is not None and not isinstance(below, SpikingNeuron):
+                raise ValueError(
+                    f"{name} reads {type(below).__name__}, whose output is no spikes: rules drive layers that read "
+                    "spiking neurons, or the network's input"
+                )
             after = next((k for k in range(index + 1, len(net.layers)) if not _passes(net.layers[k])), None)
             spiking = after is not None and isinstance(net.layers[after], SpikingNeuron)
             if not spiking and equations.blocks["post"]:

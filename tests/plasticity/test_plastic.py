@@ -170,6 +170,9 @@ def test_refusals_say_what_to_write() -> None:
     text = Equations("w : 1", "w += u/mV", signals={"u": ("mV", "post")})
     with pytest.raises(ValueError, match="reads the signal 'u'"):
         Plastic(net, {"layers.1": CustomRule(text=text)})
+    graded = sc.Network(sc.Linear(4, 3), sc.HardSigmoid(), sc.Linear(3, 2), sc.LIF(), seed=0)
+    with pytest.raises(ValueError, match=r"layers\.2 reads HardSigmoid, whose output is no spikes"):
+        Plastic(graded, {"layers.2": TripletSTDP()})
     with pytest.raises(ValueError, match="scale is the weight"):
         Plastic(net, {"layers.1": TripletSTDP()}, scale=0.0)
     with pytest.raises(ValueError, match="delay is a whole number of steps of 2 ms"):
