@@ -16,7 +16,7 @@ def test_every_row_is_a_configuration_of_its_own(network: str) -> None:
     experiments = [
         load_experiment(CONFIG, (*dale.overrides(network, mode, pathway), rate)).value
         for mode, pathway in dale.rows(network)
-        for rate in dale.MODES[mode][2].values()
+        for rate in dale.rates(network, mode).values()
     ]
     assert len(set(experiments)) == len(experiments)
     assert {e.normalise for e in experiments} == {False}  # the same pixels for all
@@ -32,7 +32,7 @@ def test_a_row_chooses_by_validation_and_keeps_the_law(mode: str) -> None:
     base = (*dale.overrides("mlp", mode, "sign symmetry"), *short)
     network = next(o for o in base if o.startswith("network=")).replace("[400, 400]", "[12, 8]")
     rates = dict(list(dale.MODES[mode][2].items())[:2])
-    found = dale.row(CONFIG, data, data, (*base, network), rates, 2, 1)
+    found = dale.row(CONFIG, data, data, (*base, network), rates, 2, 1, 1)
     assert found["validation"].keys() == rates.keys()
     assert found["validation"][found["setting"]] == max(found["validation"].values())
     assert len(found["test"]) == 2 and found["violations"] == 0
