@@ -45,7 +45,7 @@ NETWORKS = {
 
 TITLES = {
     "mlp": "two hidden layers of 400",
-    "lenet": "LeNet-5: convolutions of 6 and 16 channels, hidden layers of 120 and 84",
+    "lenet": "LeNet-5 (6 and 16 channels, 120 and 84 units)",
 }
 
 ADAM = {f"lr {lr:g}": f"training.optimizer={{kind: adam, lr: {lr}}}" for lr in (5e-4, 2e-3, 5e-3)}
