@@ -28,7 +28,13 @@ def main() -> None:
             failed += 1
             traceback.print_exc()
             print(f"FAILED  {name}")
-    for module in ("benchmarks.speed", "benchmarks.pathways", "benchmarks.constraints", "benchmarks.layout"):
+    for module in (
+        "benchmarks.speed",
+        "benchmarks.pathways",
+        "benchmarks.constraints",
+        "benchmarks.layout",
+        "benchmarks.plasticity",
+    ):
         subprocess.run([sys.executable, "-m", module, "--device", "cuda"], check=True)
     print(f"{len(gpu_checks.CHECKS) - failed} passed, {failed} failed")
     sys.exit(1 if failed else 0)

@@ -218,6 +218,37 @@ def equilibrium_networks_settle_by_spikes(device: str) -> None:
         assert cosine > 0.95 and learned.any(), f"{relaxation}: gradients have a cosine of {cosine:.3f}"
 
 
+def plasticity_rules_change_weights_alike(device: str) -> None:
+    """A population of synapses under the triplet and the dopamine rule, float64: the CPU's rows and columns against
+    the device's masks; a rule in a network, with errors that come back."""
+    from spikecredit.plasticity import DeltaRule, DopamineSTDP, ErrorSTDP, Plastic, TripletSTDP
+    from spikecredit.plasticity.engines.batched import Batch
+
+    g = torch.Generator().manual_seed(0)
+    pre, post = (torch.rand(300, 1, n, generator=g) < 0.05 for n in (40, 30))
+    reward = torch.rand(300, 1, generator=g) < 0.01
+    for rule in (TripletSTDP(), DopamineSTDP()):
+        found = []
+        for where in ("cpu", device):
+            batch = Batch(rule.equations(), 1, 30, 40, device=where)
+            state = batch.start()
+            for a, b, r in zip(pre, post, reward, strict=True):
+                batch.step(state, a.to(where), b.to(where), r.to(where))
+            found.append(batch.strength(state).cpu())
+        apart = float((found[0] - found[1]).abs().max())
+        assert apart < 1e-12, f"{type(rule).__name__}: weights differ by {apart:.1e}"
+        assert float(found[0].std()) > 1e-4
+    changed = []
+    x = (torch.rand(60, 5, 8, generator=g) < 0.3).double()
+    for where in ("cpu", device):
+        net = sc.Network(sc.Linear(8, 10), sc.LIF(tau=5.0), sc.Linear(10, 3), seed=0).double().to(where)
+        plastic = Plastic(net, {"layers.0": ErrorSTDP(eta=0.1), "layers.2": DeltaRule(eta=1.0)}, signed=True)
+        plastic(x.to(where), torch.arange(5, device=where) % 3)
+        changed.append(torch.cat([p.detach().flatten().cpu() for p in net.parameters()]))
+    apart = float((changed[0] - changed[1]).abs().max())
+    assert apart < 1e-9, f"weights of a plastic network differ by {apart:.1e}"
+
+
 CHECKS: dict[str, Callable[[str], None]] = {
     check.__name__: check
     for check in (
@@ -229,5 +260,6 @@ CHECKS: dict[str, Callable[[str], None]] = {
         equilibrium_settles_and_learns_alike,
         compiled_relaxations_equal_plain_ones,
         equilibrium_networks_settle_by_spikes,
+        plasticity_rules_change_weights_alike,
     )
 }

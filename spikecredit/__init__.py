@@ -8,7 +8,7 @@
 Importing it needs torch and numpy only; everything else is imported where it is used.
 """
 
-from spikecredit import analysis, architectures, circuits, equilibrium, losses, rules
+from spikecredit import analysis, architectures, circuits, equilibrium, losses, plasticity, rules
 from spikecredit.architectures import DANN, MLP, VGG, LeNet, ResNet
 from spikecredit.circuits import from_snntorch
 from spikecredit.constraints import EG, Connectivity, Dale, EGAdamW, FrozenSigns, Unconstrained
@@ -138,6 +138,7 @@ __all__ = [
     "freeze_signs",
     "from_snntorch",
     "losses",
+    "plasticity",
     "rules",
     "start_epoch",
 ]
