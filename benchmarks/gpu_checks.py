@@ -241,6 +241,7 @@ def plasticity_rules_change_weights_alike(device: str) -> None:
     changed = []
     x = (torch.rand(60, 5, 8, generator=g) < 0.3).double()
     for where in ("cpu", device):
+        torch.manual_seed(0)
         net = sc.Network(sc.Linear(8, 10), sc.LIF(tau=5.0), sc.Linear(10, 3), seed=0).double().to(where)
         plastic = Plastic(net, {"layers.0": ErrorSTDP(eta=0.1), "layers.2": DeltaRule(eta=1.0)}, signed=True)
         plastic(x.to(where), torch.arange(5, device=where) % 3)
