@@ -1,5 +1,7 @@
 """Rules that drive the layers of a running network: against the reference engine on the spikes that were seen."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,9 @@ def expected(equations: Equations, pre: Tensor, post: Tensor, w: Tensor) -> np.n
 
 
 @pytest.mark.parametrize(
-    ("rule", "signed"), [(TripletSTDP(), True), (CustomRule(text=TRACES), False)], ids=["triplet", "delayed, bounded"]
+    ("rule", "signed"),
+    [(TripletSTDP(), True), (CustomRule(text=TRACES), False), (CustomRule(text=replace(TRACES, bounds={})), True)],
+    ids=["triplet", "delayed, bounded", "delayed"],
 )
 def test_each_synapse_changes_as_by_itself_on_the_spikes_that_it_saw(rule: CustomRule, signed: bool) -> None:
     net, x = layer_net(), spikes(1, 4, rate=0.3)
