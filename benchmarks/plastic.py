@@ -43,7 +43,7 @@ WINDOWS: dict[str, dict[str, float]] = {
     "GABAergic, symmetric": {"A_plus": 1.0, "A_minus": -1.0, "tau_plus": 30.0, "tau_minus": 30.0},
 }
 """Amplitudes in units of the largest. Culture: `PairSTDP` bi_poo. Striatum: the means of `DATASETS["fino2010"]`, the
-widths of its boxes as time constants. GABAergic: the time constant of `InhibitorySTDP` sfc."""
+widths of its boxes as time constants. GABAergic: the time constant of `InhibitorySTDP` gabaergic_sfc."""
 
 PATHWAYS: dict[str, Pathway] = {
     "feedback alignment": sc.FeedbackAlignment(), "sign symmetry": sc.SignSymmetry(), "backprop": sc.Backprop(),

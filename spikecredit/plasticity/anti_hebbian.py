@@ -42,8 +42,8 @@ class AntiHebbian(Rule):
     PRESETS: ClassVar[Mapping[str, Preset]] = {
         "ell": Preset(
             {"A": 0.01, "B": 0.001, "peak": 18.0},
-            "form: Bell, Han et al. 2000 (abstract: reversible associative depression, non-associative potentiation); "
-            "window: Roberts & Bell 2002 (abstract: depression within 50 ms of the onset of the EPSP)", False,
+            "form: Neuron 27:611 (2000), abstract: associative depression, non-associative potentiation; "
+            "window: abstract of Active control of STDP in an electrosensory system: within 50 ms of the EPSP's onset", False,
             region="electrosensory lobe of mormyrid fish",
             note="the window falls to its half at 50 ms; its shape below that, A and B are ours",
         ),
