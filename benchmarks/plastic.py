@@ -2,14 +2,14 @@
 
     python -m benchmarks.plastic [--seeds 3] [--minutes M]
 
-The digits inside the package, rate-coded over 50 steps of 1 ms, into 100 LIF neurons and a leaky readout; every change of
-a weight is made by `Plastic` while the network runs, one epoch, 10 images at a time. The readout learns by `DeltaRule`,
-the hidden layer by nothing or by `ErrorSTDP`. Where the error is late, silence follows the image until the last error has
-come, and the trace of the readout's rule lasts as long as the error is late.
+The digits inside the package, rate-coded over 50 steps of 1 ms, into 100 LIF neurons and a leaky readout; every change
+of a weight is made by `Plastic` while the network runs, one epoch, 10 images at a time. The readout learns by
+`DeltaRule`, the hidden layer by nothing or by `ErrorSTDP`. Where the error is late, silence follows the image until the
+last error has come, and the trace of the readout's rule lasts as long as the error is late.
 
-The rate of the hidden layer is chosen by the validation split with seed 0; the test split is read once for each seed, at
-the end. Writes results/plastic.json row by row; call it again to go on. It stops after the row in which M minutes are
-over.
+The rate of the hidden layer is chosen by the validation split with seed 0; the test split is read once for each seed,
+at the end. Writes results/plastic.json row by row; call it again to go on. It stops after the row in which M minutes
+are over.
 """
 
 import argparse
@@ -144,7 +144,8 @@ def table(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         lines.append(
             [
                 case.window or "none", "–" if case.window is None else case.pathway, f"{case.late} ms",
-                "–" if case.window is None else f"{case.tau_c:g} ms", "–" if found["rate"] is None else f"{found['rate']:g}",
+                "–" if case.window is None else f"{case.tau_c:g} ms",
+                "–" if found["rate"] is None else f"{found['rate']:g}",
                 _mean([100 * a for a in found["test"]]), "–" if plus is None else _mean(plus, "+"),
             ]
         )  # fmt: skip

@@ -63,11 +63,11 @@ def plasticity(
     spikecredit plasticity striatum
     """
     if protocol is None:
-        known = study(rule)
+        first = study(rule)
         out = out or f"runs/plasticity-{rule}"
-        rule, protocol, words = known.rule, known.protocol, known.words
-        data, replicates = data or known.data, max(replicates, known.replicates)
-        click.echo(f"{known.command}\n")
+        rule, protocol, words = first.rule, first.protocol, first.words
+        data, replicates = data or first.data, max(replicates, first.replicates)
+        click.echo(f"{first.command}\n")
     from spikecredit.circuits.objects import brian2
     from spikecredit.plasticity.datasets import dataset
 
@@ -123,8 +123,8 @@ def study(region: str) -> "Study":
     found = REGIONS[region]
     if not found.studies:
         raise Failure(
-            f"{region} has no rule to run: {found.evidence} Its data: --data {' or --data '.join(found.data)}, with a rule "
-            "of yours"
+            f"{region} has no rule to run: {found.evidence} Its data: --data {' or --data '.join(found.data)}, with a "
+            "rule of yours"
         )
     return found.studies[0]
 

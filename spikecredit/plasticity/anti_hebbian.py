@@ -22,10 +22,10 @@ class AntiHebbian(Rule):
 
         K(d) = 4 u (1 - u),   u = exp(-d/tau) = 2^(-d/peak),
 
-    which rises from 0 at d = 0 to 1 at d = peak, and falls to 1/2 at 2.77 peak: a delayed trace made of two exponentials.
-    A presynaptic spike after the postsynaptic one only potentiates. Inputs that predict a postsynaptic spike lose weight,
-    and silent times win some, until postsynaptic spikes come at the rate `balance`, predictable input or not: the
-    plastic inputs have become its negative image. The weight is never below 0.
+    which rises from 0 at d = 0 to 1 at d = peak, and falls to 1/2 at 2.77 peak: a delayed trace made of two
+    exponentials. A presynaptic spike after the postsynaptic one only potentiates. Inputs that predict a postsynaptic
+    spike lose weight, the others win some, until postsynaptic spikes come at the rate `balance`, predictable input or
+    not: the plastic inputs have become its negative image. The weight is never below 0.
 
     Args:
         A: associative depression by a pair at the lag `peak`. B: potentiation by each presynaptic spike.
@@ -43,7 +43,7 @@ class AntiHebbian(Rule):
         "ell": Preset(
             {"A": 0.01, "B": 0.001, "peak": 18.0},
             "form: Neuron 27:611 (2000), abstract: associative depression, non-associative potentiation; "
-            "window: abstract of Active control of STDP in an electrosensory system: within 50 ms of the EPSP's onset", False,
+            "window: abstract of Active control of STDP in an electrosensory system: 50 ms after an EPSP", False,
             region="electrosensory lobe of mormyrid fish",
             note="the window falls to its half at 50 ms; its shape below that, A and B are ours",
         ),

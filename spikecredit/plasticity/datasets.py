@@ -9,7 +9,7 @@ from spikecredit.plasticity.language import nearest
 Place = float | tuple[float, float]
 """Where on an axis a point was measured: at a value, or pooled over a range (its ends left out)."""
 NO_CHANGE = 0.05
-"""Where only a sign was published, a model that changes by no more than this counts as no change. The number is ours."""
+"""Where only a sign was published, a model that changes no more than this counts as no change. The number is ours."""
 SIGNS = {1: "LTP", 0: "none", -1: "LTD"}
 
 
@@ -199,8 +199,8 @@ _SETS = (
         [Point({"dt": 10.0}, sign=1), Point({"dt": -30.0}, sign=-1)],
         "PMC3008852 (J. Physiol. 2010), abstract and figure 5: single spikes",
         True, "hippocampus, mossy fibre to CA3", ("pairing",),
-        "signs only; how many pairs and at what rate is not in our source; bursts after the EPSP potentiate too, bursts "
-        "before it (20 and 50, 100 and 200 ms) change nothing",
+        "signs only; how many pairs and at what rate is not in our source; bursts after the EPSP potentiate too, "
+        "bursts before it (20 and 50, 100 and 200 ms) change nothing",
     ),
     Dataset(
         "inglebert2020",
@@ -211,8 +211,8 @@ _SETS = (
         ],
         "Inglebert, Aljadeff, Brunel & Debanne 2020, PMC7777146, figure 4A: 1.8 mM calcium",
         True, "hippocampus, CA3 to CA1, 1.8 mM calcium", ("burst",),
-        "signs only; the rate within bursts, and how often they were repeated, is not in our source; in 1.3 mM one spike "
-        "changes nothing",
+        "signs only; the rate within bursts, and how often they were repeated, is not in our source; in 1.3 mM one "
+        "spike changes nothing",
     ),
 )  # fmt: skip
 

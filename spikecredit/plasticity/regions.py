@@ -70,7 +70,7 @@ GROUPS = "grouping=[5,15,10000]"
 REGIONS: Mapping[str, Region] = {
     "neocortex_l5": Region(
         "neocortex, layer 5 (visual)",
-        "Sjöström et al. 2001: at +10 ms nothing at 0.1 Hz and LTP from 10 Hz on; at -10 ms LTD up to 20 Hz, LTP above.",
+        "Sjöström et al. 2001: at +10 ms nothing at 0.1 Hz and LTP from 10 Hz on; at -10 ms LTD to 20 Hz, LTP above.",
         (
             Study("triplet/visual_cortex_nearest", "frequency", (), "sjostrom2001"),
             Study("triplet/visual_cortex_nearest_minimal", "frequency", (), "sjostrom2001"),
@@ -82,12 +82,12 @@ REGIONS: Mapping[str, Region] = {
     ),
     "neocortex_l23": Region(
         "neocortex, layer 2/3",
-        "Froemke & Dan 2002: windows of 13.3 and 34.5 ms whose pairs suppress each other; Nevian & Sakmann 2006: bursts.",
+        "Froemke & Dan 2002: windows of 13.3 and 34.5 ms whose pairs suppress others; Nevian & Sakmann 2006: bursts.",
         (Study("suppression/visual_cortex", "pairing"), Study("voltage/somatosensory", "burst")),
     ),
     "hippocampus_culture": Region(
         "hippocampus, culture",
-        "Bi & Poo 1998: LTP within 16.8 ms of pre before post, LTD within 33.7 ms of post before pre, 60 pairs at 1 Hz.",
+        "Bi & Poo 1998: LTP within 16.8 ms of pre before post, LTD within 33.7 ms of the other; 60 pairs at 1 Hz.",
         (
             Study("pair/bi_poo", "pairing"),
             Study("triplet/hippocampus_nearest", "triplet", (), "wang2005"),
@@ -103,8 +103,8 @@ REGIONS: Mapping[str, Region] = {
     ),
     "mossy_fibre": Region(
         "hippocampus, mossy fibre to CA3",
-        "PMC3008852: a single spike 10 ms after the EPSP potentiates, 30 ms before it depresses; bursts potentiate after "
-        "it and do nothing before it. No rule was fitted to it, and only signs are known to us.",
+        "PMC3008852: a single spike 10 ms after the EPSP potentiates, 30 ms before it depresses; bursts potentiate "
+        "after it and do nothing before it. No rule was fitted to it, and only signs are known to us.",
         data=("mossy_fibre",),
     ),
     "striatum": Region(
@@ -119,8 +119,8 @@ REGIONS: Mapping[str, Region] = {
     ),
     "striatum_dopamine": Region(
         "striatum, Hebbian with dopamine",
-        "Pawlak & Kerr 2008: +45 % at +10 ms and -34 % at -30 ms in two example cells, both only with dopamine. No rule "
-        "was fitted to it.",
+        "Pawlak & Kerr 2008: +45 % at +10 ms and -34 % at -30 ms in two example cells, both only with dopamine. No "
+        "rule was fitted to it.",
         data=("pawlak2008",),
     ),
     "purkinje": Region(
@@ -131,14 +131,14 @@ REGIONS: Mapping[str, Region] = {
     ),
     "ell": Region(
         "electrosensory lobe of mormyrid fish",
-        "Neuron 27:611 (2000): depression where a dendritic spike follows the EPSP, potentiation by every EPSP alone; the "
-        "window ends about 50 ms after the EPSP's onset.",
+        "Neuron 27:611 (2000): depression where a dendritic spike follows the EPSP, potentiation by every EPSP alone; "
+        "the window ends about 50 ms after the EPSP's onset.",
         (Study("anti_hebbian/ell", "pairing"),),
     ),
     "gabaergic": Region(
         "GABAergic synapses",
-        "D'amour & Froemke: pairs in either order potentiate inhibition (auditory cortex, layer 5); without numbers, so "
-        "the rule's are those of a model.",
+        "D'amour & Froemke: pairs in either order potentiate inhibition (auditory cortex, layer 5); without numbers, "
+        "so the rule's are those of a model.",
         (Study("inhibitory/gabaergic_sfc", "pairing"),),
     ),
 }  # fmt: skip

@@ -48,7 +48,9 @@ def test_a_region_alone_runs_its_rule_protocol_and_data(tmp_path: Path, monkeypa
     assert result.exit_code == 0, result.output
     command, rest = result.stdout.split("\n\n", 1)
     assert command == "spikecredit plasticity box/striatum striatal --data fino2010"
-    assert "fino2010: Fino et al. 2010" in rest and (tmp_path / "runs" / "plasticity-striatum" / "fino2010.csv").exists()
+    assert (
+        "fino2010: Fino et al. 2010" in rest and (tmp_path / "runs" / "plasticity-striatum" / "fino2010.csv").exists()
+    )
     same = run(*shlex.split(command)[1:])
     assert same.stdout.replace("-box-striatum-striatal", "-striatum") == rest
 
@@ -59,7 +61,11 @@ def test_signs_alone_are_compared_as_signs(tmp_path: Path, monkeypatch: pytest.M
     assert result.exit_code == 0, result.output
     assert "2 of 2 signs agree" in result.stdout and "E =" not in result.stdout
     written = (tmp_path / "runs" / "plasticity-striatum_gaba_blocked" / "fino2010_gaba_blocked.csv").read_text()
-    assert [line.split(",")[-2:] for line in written.splitlines()] == [["sign", "agrees"], ["-1", "True"], ["1", "True"]]
+    assert [line.split(",")[-2:] for line in written.splitlines()] == [
+        ["sign", "agrees"],
+        ["-1", "True"],
+        ["1", "True"],
+    ]
     wrong = StriatalPairing().run(BoxSTDP.preset("striatum")).compare("fino2010_gaba_blocked")
     assert wrong.agrees == (False, False) and "disagrees" in wrong.table() and np.isnan(wrong.chi2)
 
