@@ -21,7 +21,8 @@ def digits() -> ImageData:
 def changes(case: plastic.Case, data: ImageData, rate: float | None = 0.003) -> list[float]:
     """How far each dense layer's weights moved."""
     start = sc.Network(
-        sc.Linear(64, plastic.HIDDEN), sc.LIF(), sc.Linear(plastic.HIDDEN, 10), sc.LeakyReadout(), seed=1
+        sc.Linear(64, plastic.HIDDEN), sc.LIF(), sc.Linear(plastic.HIDDEN, 10), sc.LeakyReadout(),
+        pathway=plastic.PATHWAYS[case.pathway], seed=1,
     )  # fmt: skip
     net = plastic.trained(case, data, 1, rate)
     return [float((net.layers[k].weight - start.layers[k].weight).detach().abs().max()) for k in (0, 2)]

@@ -62,7 +62,7 @@ def test_a_sign_alone_is_a_point() -> None:
     assert Point({}, 0.1).agrees(0.1) is None
     assert [Point({}, sign=s).text for s in (1, 0, -1)] == ["LTP", "none", "LTD"] and Point({}, 0.1).text == "+0.10"
     for wrong in ({}, {"change": 0.1, "sign": 1}, {"sign": 2}):
-        with pytest.raises(ValueError, match="a point has a change, such as 0.1, or a sign alone"):
+        with pytest.raises(ValueError, match=r"a point has a change, such as 0\.1, or a sign alone"):
             Point({}, **wrong)
 
 
