@@ -414,9 +414,17 @@ def circuits_table() -> str | None:
     )
 
 
+def plastic_table() -> str | None:
+    """Plasticity in a hidden layer beyond that of the readout."""
+    from benchmarks import plastic
+
+    found = load("plastic")
+    return f"{table(*plastic.table(found))}\n\n{_seeded(found)}" if found else None
+
+
 def plots() -> dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]]:
     """Figures: the results that each shows, and who draws it."""
-    from benchmarks import angles, circuits_report, ei, speed_report, stdp
+    from benchmarks import angles, circuits_report, ei, plastic, speed_report, stdp
 
     return {
         "speed": ("speed-cpu", speed_report.plot),
@@ -426,6 +434,7 @@ def plots() -> dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]]:
         "stdp": ("stdp", stdp.plot),
         "stdp_gradient": ("stdp", stdp.plot_gradients),
         "early_inference": ("stdp", stdp.plot_inference),
+        "plastic": ("plastic", plastic.plot),
     }
 
 
@@ -447,6 +456,7 @@ def outputs() -> dict[Path, str]:
         "angles": angles_table(),
         "circuits": circuits_table(),
         "snntorch": snntorch_table(),
+        "plastic": plastic_table(),
         **lenet_tables(),
         **dale_tables(),
         **equilibrium_tables(),

@@ -16,6 +16,7 @@ from spikecredit.verbs import Failure
 
 if TYPE_CHECKING:
     from spikecredit.plasticity import Dataset, Protocol, Result, Rule
+    from spikecredit.plasticity.regions import Study
 
 READINGS = 1000
 """How often recorded variables are read unless --every says otherwise."""
@@ -25,7 +26,7 @@ ENGINES = ("reference", "torch", "brian")
 
 @click.command()
 @click.argument("rule", metavar="RULE[/PRESET]")
-@click.argument("protocol", metavar="PROTOCOL")
+@click.argument("protocol", metavar="[PROTOCOL]", required=False)
 @click.argument("words", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--engine", type=click.Choice(ENGINES), default="reference", show_default=True, help="What runs it.")
 @click.option("--dt", type=float, default=None, metavar="MS", help="Step of the engine; by default the rule's own.")
@@ -38,7 +39,7 @@ ENGINES = ("reference", "torch", "brian")
 @click.option("--out", default=None, metavar="FOLDER", help="By default runs/plasticity-RULE-PRESET-PROTOCOL.")
 def plasticity(
     rule: str,
-    protocol: str,
+    protocol: str | None,
     words: tuple[str, ...],
     engine: str,
     dt: float | None,
@@ -53,12 +54,20 @@ def plasticity(
     """Run a plasticity RULE under PROTOCOL: its changes as a table, as CSV, and as the figure of the protocol.
 
     KEY=VALUE sets a field of the protocol or, if it has none of that name, of the rule; protocol.KEY and rule.KEY say
-    which. Lists are written 10,20 or -50:50:5. `spikecredit list plasticity` and `list protocols` name all fields.
+    which. Lists are written 10,20 or -50:50:5. `spikecredit list plasticity` and `list protocols` name all fields. The
+    name of a brain region alone runs its rule, protocol and data: `spikecredit list regions`.
 
     \b
     spikecredit plasticity triplet/visual_cortex_nearest frequency --data sjostrom2001
     spikecredit plasticity triplet pairing dt=-50:50:5 n=100
+    spikecredit plasticity striatum
     """
+    if protocol is None:
+        first = study(rule)
+        out = out or f"runs/plasticity-{rule}"
+        rule, protocol, words = first.rule, first.protocol, first.words
+        data, replicates = data or first.data, max(replicates, first.replicates)
+        click.echo(f"{first.command}\n")
     from spikecredit.circuits.objects import brian2
     from spikecredit.plasticity.datasets import dataset
 
@@ -99,15 +108,38 @@ def plasticity(
 # ---- words to objects ------------------------------------------------------------------------------------------------
 
 
+def study(region: str) -> "Study":
+    """The first study of a region.
+
+    Raises:
+        Failure: a name that is no region, or a region without numbers.
+    """
+    from spikecredit.plasticity import REGIONS, RULES
+
+    if region not in REGIONS:
+        if region.partition("/")[0] in RULES:
+            raise Failure(f"{region} needs a PROTOCOL, such as pairing: spikecredit list protocols")
+        raise Failure(f"no region or rule {region!r}{nearest(region, [*REGIONS, *RULES])}")
+    found = REGIONS[region]
+    if not found.studies:
+        raise Failure(
+            f"{region} has no rule to run: {found.evidence} Its data: --data {' or --data '.join(found.data)}, with a "
+            "rule of yours"
+        )
+    return found.studies[0]
+
+
 def choose(rule: str, protocol: str, words: tuple[str, ...] = ()) -> tuple["Rule", "Protocol"]:
     """The rule and the protocol that the words of a command line name.
 
     Raises:
         Failure: an unknown name or key, or a value that does not fit.
     """
-    from spikecredit.plasticity import PROTOCOLS, RULES
+    from spikecredit.plasticity import PROTOCOLS, REGIONS, RULES
 
     name, slash, preset = rule.partition("/")
+    if name in REGIONS:
+        raise Failure(f"{name} is a region, which runs alone: spikecredit plasticity {name}; its rules: list regions")
     if name not in RULES:
         raise Failure(f"no rule {name!r}{nearest(name, list(RULES))}")
     if protocol not in PROTOCOLS:
@@ -239,10 +271,10 @@ def write(result: "Result", folder: Path, data: "Dataset | None") -> list[Path]:
 
 def catalogue() -> dict[str, dict[str, list[str]]]:
     """What `list` says of the laboratory: word, then name, then its lines."""
-    from spikecredit.plasticity import DATASETS, PROTOCOLS, RULES
+    from spikecredit.plasticity import DATASETS, PROTOCOLS, REGIONS, RULES
     from spikecredit.plasticity.datasets import headed
 
-    found: dict[str, dict[str, list[str]]] = {"plasticity": {}, "protocols": {}, "datasets": {}}
+    found: dict[str, dict[str, list[str]]] = {"plasticity": {}, "protocols": {}, "datasets": {}, "regions": {}}
     for word, classes in (("plasticity", RULES), ("protocols", PROTOCOLS)):
         for name, cls in classes.items():
             found[word][name] = [f"{name}: {cls.__name__}{_signature(cls)}", f"    {_sentence(cls)}"]
@@ -256,6 +288,9 @@ def catalogue() -> dict[str, dict[str, list[str]]]:
         about = f"{len(data.points)} points over {headed(data.axes)}; {data.region}; for {' or '.join(data.protocols)}"
         note = [f"    {data.note}"] if data.note else []
         found["datasets"][name] = [f"{name}: {about}", f"    {status}: {data.source}", *note]
+    for name, region in REGIONS.items():
+        runs = [f"    {each.command}" for each in region.studies] or [f"    data: {', '.join(region.data)}"]
+        found["regions"][name] = [f"{name}: {region.title} ({region.status})", f"    {region.evidence}", *runs]
     return found
 
 

@@ -1,6 +1,7 @@
 """The plasticity laboratory: rules written once in Brian2's syntax, three engines, protocols and published data."""
 
 from spikecredit.plasticity.adex import AdEx
+from spikecredit.plasticity.anti_hebbian import AntiHebbian
 from spikecredit.plasticity.calcium import CalciumRule
 from spikecredit.plasticity.datasets import DATASETS, Dataset
 from spikecredit.plasticity.equations import Equations
@@ -20,6 +21,7 @@ from spikecredit.plasticity.protocols import (
     Triplet,
 )
 from spikecredit.plasticity.rate import BCM, Oja, RateDerivative
+from spikecredit.plasticity.regions import REGIONS, Region
 from spikecredit.plasticity.result import Comparison, Result
 from spikecredit.plasticity.reward import DopamineSTDP, RewardSTDP
 from spikecredit.plasticity.rule import CustomRule, OutsideFit, Preset, Rule
@@ -43,6 +45,7 @@ RULES: dict[str, type[Rule]] = {
     "voltage": VoltageSTDP, "calcium": CalciumRule, "nmda": NMDARecruitment,
     "bcm": BCM, "oja": Oja, "rate_derivative": RateDerivative,
     "dopamine": DopamineSTDP, "reward": RewardSTDP,
+    "anti_hebbian": AntiHebbian,
     "inhibitory": InhibitorySTDP, "scaling": SynapticScaling, "heterosynaptic": HeterosynapticSTDP,
     "tagging": TaggingAndCapture, "benna_fusi": BennaFusi, "cascade": Cascade,
     "short_term": TsodyksMarkram,
@@ -60,8 +63,10 @@ __all__ = [
     "BCM",
     "DATASETS",
     "PROTOCOLS",
+    "REGIONS",
     "RULES",
     "AdEx",
+    "AntiHebbian",
     "AuthorsSweep",
     "BennaFusi",
     "BoxSTDP",
@@ -92,6 +97,7 @@ __all__ = [
     "Protocol",
     "Quadruplet",
     "RateDerivative",
+    "Region",
     "Result",
     "RewardAfter",
     "RewardSTDP",

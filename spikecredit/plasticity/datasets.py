@@ -8,6 +8,9 @@ from spikecredit.plasticity.language import nearest
 
 Place = float | tuple[float, float]
 """Where on an axis a point was measured: at a value, or pooled over a range (its ends left out)."""
+NO_CHANGE = 0.05
+"""Where only a sign was published, a model that changes no more than this counts as no change. The number is ours."""
+SIGNS = {1: "LTP", 0: "none", -1: "LTD"}
 
 
 @dataclass(frozen=True)
@@ -16,14 +19,36 @@ class Point:
 
     Args:
         at: its place on every axis of the data.
-        change: mean. sem: standard error of the mean; NaN for a single cell.
+        change: mean; NaN where only the sign is known. sem: standard error of the mean; NaN for a single cell.
         n: cells; None: not in our source.
+        sign: 1, 0 or -1 where that is all our source says: potentiation, no change, depression.
+    Raises:
+        ValueError: both or neither of change and sign, or a sign that is none.
     """
 
     at: Mapping[str, Place]
-    change: float
+    change: float = math.nan
     sem: float = math.nan
     n: int | None = None
+    sign: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.sign is None) == math.isnan(self.change) or self.sign not in (None, *SIGNS):
+            raise ValueError(
+                "a point has a change, such as 0.1, or a sign alone, 1, 0 or -1; got "
+                f"change = {self.change!r} and sign = {self.sign!r}"
+            )
+
+    def agrees(self, change: float) -> bool | None:
+        """Whether a model's change has this point's sign, within `NO_CHANGE`; None where more than a sign is known."""
+        if self.sign is None:
+            return None
+        return self.sign == (0 if abs(change) <= NO_CHANGE else math.copysign(1, change))
+
+    @property
+    def text(self) -> str:
+        """The change, or the sign as LTP, none or LTD."""
+        return f"{self.change:+.2f}" if self.sign is None else SIGNS[self.sign]
 
     def covers(self, row: Mapping[str, float]) -> bool:
         """Whether a condition of an experiment is one in which this point was measured."""
@@ -153,12 +178,41 @@ _SETS = (
         "pooled over lags; 100 pairs at 1 Hz; the signs turn when GABA_A receptors are blocked",
     ),
     Dataset(
+        "fino2010_gaba_blocked",
+        {"dt": "ms"},
+        [Point({"dt": (-30.0, 0.0)}, sign=-1), Point({"dt": (0.0, 40.0)}, sign=1)],
+        "Fino et al. 2010, PMC2956944, abstract: blocking GABA reverses the order of signs",
+        True, "striatum, GABA_A blocked", ("striatal", "pairing"),
+        "signs only; the lags are those that were pooled with GABA intact",
+    ),
+    Dataset(
         "pawlak2008",
         {"dt": "ms"},
         [Point({"dt": 10.0}, 0.45), Point({"dt": -30.0}, -0.34)],
         "Pawlak & Kerr 2008, PMC6671189, figure 2",
         True, "striatum", ("striatal", "pairing"),
         "two example cells, so without standard errors; needs dopamine",
+    ),
+    Dataset(
+        "mossy_fibre",
+        {"dt": "ms"},
+        [Point({"dt": 10.0}, sign=1), Point({"dt": -30.0}, sign=-1)],
+        "PMC3008852 (J. Physiol. 2010), abstract and figure 5: single spikes",
+        True, "hippocampus, mossy fibre to CA3", ("pairing",),
+        "signs only; how many pairs and at what rate is not in our source; bursts after the EPSP potentiate too, "
+        "bursts before it (20 and 50, 100 and 200 ms) change nothing",
+    ),
+    Dataset(
+        "inglebert2020",
+        {"dt": "ms", "n_post": "", "rate_post": "Hz"},
+        [
+            Point({"dt": 10.0, "n_post": n, "rate_post": (0.0, math.inf)}, sign=sign)
+            for n, sign in ((1.0, -1), (2.0, 0), (3.0, 1), (4.0, 1))
+        ],
+        "Inglebert, Aljadeff, Brunel & Debanne 2020, PMC7777146, figure 4A: 1.8 mM calcium",
+        True, "hippocampus, CA3 to CA1, 1.8 mM calcium", ("burst",),
+        "signs only; the rate within bursts, and how often they were repeated, is not in our source; in 1.3 mM one "
+        "spike changes nothing",
     ),
 )  # fmt: skip
 

@@ -41,6 +41,11 @@ class InhibitorySTDP(Rule):
             {"eta": 0.01, "rho_0": 3.0, "tau": 20.0}, "Brian2's example Vogels_et_al_2011", True,
             region="model cortical network",
         ),
+        "gabaergic_sfc": Preset(
+            {"eta": 0.075, "rho_0": 0.2 / (2 * 0.030), "tau": 30.0},
+            "PMC4019846, Table 1, iSTDP of the SFC model: alpha 0.2, 30 ms", True, region="model feed-forward circuit",
+            note="a model's numbers, fitted to no cell; its window (Table 2) we did not read: here it is symmetric",
+        ),
         "nest_default": Preset(
             {"eta": 0.001, "rho_0": 3.0, "tau": 20.0}, "NEST, vogels_sprekeler_synapse: alpha 0.12", True,
             note="a default, fitted to no data",

@@ -67,7 +67,7 @@ def _data(ax: "Axes", points: Sequence[tuple[float, Point]], half: Sequence[floa
     """Published means with SEM; a horizontal line where lags were pooled; open where there is no SEM."""
     colour, marker = look
     for barred in (True, False):
-        chosen = [k for k, (_, p) in enumerate(points) if np.isfinite(p.sem) == barred]
+        chosen = [k for k, (_, p) in enumerate(points) if p.sign is None and np.isfinite(p.sem) == barred]
         if not chosen:
             continue
         ax.errorbar(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikecredit.plasticity.datasets import Dataset, Point, dataset, written
+from spikecredit.plasticity.datasets import NO_CHANGE, Dataset, Point, dataset, written
 from spikecredit.plasticity.engines.stimulus import Outcome
 from spikecredit.plasticity.language import nearest
 from spikecredit.plasticity.protocols import Experiment, Protocol
@@ -57,7 +57,7 @@ class Comparison:
 
     @property
     def measured(self) -> np.ndarray:
-        """The published means, (P,)."""
+        """The published means, (P,); NaN where only a sign is."""
         return np.array([point.change for point in self.points])
 
     @property
@@ -69,6 +69,11 @@ class Comparison:
     def distance(self) -> np.ndarray:
         """(model - data) / SEM, (P,)."""
         return (self.model - self.measured) / self.sem
+
+    @property
+    def agrees(self) -> tuple[bool | None, ...]:
+        """For points of which only the sign is known, whether the model has it; None for the others."""
+        return tuple(point.agrees(float(m)) for point, m in zip(self.points, self.model, strict=True))
 
     @property
     def chi2(self) -> float:
@@ -84,9 +89,10 @@ class Comparison:
         """Every point, and the sums."""
         head = [*_headed(self.data.axes), "model", "data", "SEM", "(model - data)/SEM"]
         rows = [
-            [*(written(point.at[axis]) for axis in self.data.axes), f"{m:+.4f}", f"{point.change:+.2f}",
-             f"{point.sem:.2f}" if np.isfinite(point.sem) else "none", f"{d:+.2f}" if np.isfinite(d) else ""]
-            for point, m, d in zip(self.points, self.model, self.distance, strict=True)
+            [*(written(point.at[axis]) for axis in self.data.axes), f"{m:+.4f}", point.text,
+             f"{point.sem:.2f}" if np.isfinite(point.sem) else "none",
+             f"{d:+.2f}" if np.isfinite(d) else {None: "", True: "agrees", False: "disagrees"}[agrees]]
+            for point, m, d, agrees in zip(self.points, self.model, self.distance, self.agrees, strict=True)
         ]  # fmt: skip
         read = "" if self.data.verified else " (numbers from memory)"
         text = f"{self.data.name}: {self.data.source}{read}\n{_grid(head, rows)}\n"
@@ -95,16 +101,21 @@ class Comparison:
             text += f"chi2 = {self.chi2:.2f}"
         else:
             text += "no standard errors, so no distance"
+        if signs := [agrees for agrees in self.agrees if agrees is not None]:
+            text += f"; {sum(signs)} of {len(signs)} signs agree (up to {NO_CHANGE:.0%} is no change)"
         left = len(self.data.points) - len(self.points)
         return text + (f"; {left} of {len(self.data.points)} points were not measured here" if left else "")
 
     def to_csv(self, path: Path | str) -> Path:
         """Write one row per point."""
+        signs = any(agrees is not None for agrees in self.agrees)
         rows = [
-            [*(written(point.at[axis]) for axis in self.data.axes), float(m), point.change, point.sem, float(d)]
-            for point, m, d in zip(self.points, self.model, self.distance, strict=True)
-        ]
-        return _write(path, [*_headed(self.data.axes), "model", "data", "sem", "distance"], rows)
+            [*(written(point.at[axis]) for axis in self.data.axes), float(m), point.change, point.sem, float(d),
+             *([point.sign, agrees] if signs else [])]
+            for point, m, d, agrees in zip(self.points, self.model, self.distance, self.agrees, strict=True)
+        ]  # fmt: skip
+        head = [*_headed(self.data.axes), "model", "data", "sem", "distance", *(["sign", "agrees"] if signs else [])]
+        return _write(path, head, rows)
 
 
 @dataclass(frozen=True)

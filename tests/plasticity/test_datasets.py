@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from spikecredit.plasticity import DATASETS, PROTOCOLS, Dataset, FrequencySweep, Pairing, PoissonPair, Triplet
+from spikecredit.plasticity import DATASETS, PROTOCOLS, Burst, Dataset, FrequencySweep, Pairing, PoissonPair, Triplet
 from spikecredit.plasticity.datasets import Point, dataset
 
 
@@ -19,7 +19,7 @@ def test_each_has_a_source_and_repeats_under_its_protocol(data: Dataset) -> None
     for point in data.points:
         assert set(point.at) == set(data.axes)
         assert math.isnan(point.sem) or point.sem > 0
-        assert -1 < point.change < 2  # relative, not per cent
+        assert point.sign is not None or -1 < point.change < 2  # relative, not per cent
 
 
 def test_the_values_of_sjostrom_2001() -> None:
@@ -53,6 +53,25 @@ def test_a_point_covers_its_own_place_only() -> None:
     point = Point({"rate": 10.0, "dt": (0.0, 20.0)}, 0.1, 0.1)
     assert point.covers({"rate": 10.0, "dt": 5.0}) and point.covers({"rate": 10.0 * (1 + 1e-12), "dt": 5.0})
     assert not point.covers({"rate": 10.1, "dt": 5.0}) and not point.covers({"rate": 10.0, "dt": 20.0})
+
+
+def test_a_sign_alone_is_a_point() -> None:
+    assert [Point({}, sign=1).agrees(c) for c in (0.2, 0.05, -0.2)] == [True, False, False]
+    assert [Point({}, sign=0).agrees(c) for c in (0.2, 0.05, -0.05, -0.06)] == [False, True, True, False]
+    assert [Point({}, sign=-1).agrees(c) for c in (0.2, 0.0, -0.2)] == [False, False, True]
+    assert Point({}, 0.1).agrees(0.1) is None
+    assert [Point({}, sign=s).text for s in (1, 0, -1)] == ["LTP", "none", "LTD"] and Point({}, 0.1).text == "+0.10"
+    for wrong in ({}, {"change": 0.1, "sign": 1}, {"sign": 2}):
+        with pytest.raises(ValueError, match=r"a point has a change, such as 0\.1, or a sign alone"):
+            Point({}, **wrong)
+
+
+def test_the_signs_of_bursts_in_physiological_calcium() -> None:
+    """One spike depresses, two do nothing, three and four potentiate; at any rate within the burst."""
+    made = Burst(dt=(10.0, -10.0), n_post=(1, 2, 3, 4), rate_post=(50.0, 100.0)).experiment()
+    found = {p.at["n_post"]: (p.sign, len(rows)) for p, rows in DATASETS["inglebert2020"].places(made.axes, made.rows)}
+    assert found == {1: (-1, 2), 2: (0, 2), 3: (1, 2), 4: (1, 2)}
+    assert [(p.at["dt"], p.sign) for p in DATASETS["mossy_fibre"].points] == [(10.0, 1), (-30.0, -1)]
 
 
 def test_what_does_not_fit_is_refused_with_a_sentence() -> None:
