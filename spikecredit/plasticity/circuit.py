@@ -104,7 +104,9 @@ def attach(export: BrianCircuit, plastic: Plastic) -> PlasticCircuit:
         sources = places.get(max((k for k in places if k < index), default=-1), (None,))
         targets = places[min(k for k in places if k > index)]
         if len(sources) != 1 or len(targets) != 1:
-            raise ValueError(f"{name} joins populations of two kinds of neurons (EINeurons): rules drive one population")
+            raise ValueError(
+                f"{name} joins populations of two kinds of neurons (EINeurons): rules drive one population"
+            )
         source = None if sources[0] is None else sources[0].population
         if source is None and export.input is None:
             raise ValueError(
@@ -202,8 +204,8 @@ def synapses(
     """Brian2 Synapses under a rule: a spike transmits `w`, and after each step w = polarity factor (the rule's weight).
 
     Args:
-        pre, post: the neurons of each synapse. strength: the rule's weight at the start, sign (its polarity) and factor: see above,
-            SI numbers; one for each synapse.
+        pre, post: the neurons of each synapse. strength: the rule's weight at the start. sign: the polarity. factor:
+            see above, in SI units. One number for each synapse.
         unit: of w, as Brian2 writes it. transmit: what a presynaptic spike does with `w`.
         bounded: whether the rule's weight stays at or above 0.
         delays: of transmission, and of the presynaptic spike in the rule.
@@ -229,7 +231,9 @@ def synapses(
     if "lastupdate" in made.variables:  # the first step is a step for all variables, as in torch
         made.variables["lastupdate"].set_value(-float(clock.dt))
     keep = f"{w} = clip({w}, 0, inf)\n" if bounded else ""
-    made.run_regularly(f"{keep}w = {w}*factor*polarity", clock=clock, when="synapses", order=2, name=f"{name}_transmitted")
+    made.run_regularly(
+        f"{keep}w = {w}*factor*polarity", clock=clock, when="synapses", order=2, name=f"{name}_transmitted"
+    )
     return made
 
 
@@ -269,11 +273,11 @@ def renamed(equations: Equations, taken: set[str]) -> Equations:
 
 
 def balance(circuit: BalancedCircuit, rule: Rule, scale: float) -> Any:
-    """Put a rule, such as `InhibitorySTDP`, on the inhibitory synapses onto the excitatory neurons of a balanced network.
+    """Put a rule, such as `InhibitorySTDP`, on a balanced network's inhibitory synapses onto excitatory neurons.
 
         circuit = sc.circuits.balanced.brunel(excitatory=400, connection=0.25, weight=0.4)
         inhibition = balance(circuit, InhibitorySTDP(rho_0=10.0, eta=0.05), scale=0.4)
-        circuit.network.run(1 * second)
+        circuit.network.run(1 * second, namespace={})
 
     The synapses "inhibit" keep those onto inhibitory neurons; those onto excitatory ones become plastic, with the
     weights, the delay and the effect that they have. The rule's weight is the size of the weight, in units of `scale`.

@@ -109,8 +109,8 @@ class Plastic:
         signed: see above.
         delay: ms that the error is late.
     Raises:
-        ValueError: a name that is no dense layer or one that reads no spikes, a rule that needs postsynaptic spikes at a layer whose neurons send
-            none, or one that reads a signal that a network does not have.
+        ValueError: a name that is no dense layer or one that reads no spikes, a rule that needs postsynaptic spikes at
+            a layer whose neurons send none, or one that reads a signal that a network does not have.
     """
 
     def __init__(

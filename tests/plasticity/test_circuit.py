@@ -13,13 +13,11 @@ from torch import Tensor
 import spikecredit as sc
 from spikecredit.circuits import Activity, Units, balanced, to_brian
 from spikecredit.plasticity import (
-    BCM,
     CustomRule,
     Equations,
     ErrorSTDP,
     HeterosynapticSTDP,
     InhibitorySTDP,
-    PairSTDP,
     Plastic,
     Rule,
     TripletSTDP,
