@@ -32,7 +32,7 @@ def note(record: dict[str, Any]) -> str:
     return (
         f"{record['shown']} training images of {record['steps']} ms each, one after another, no labels; a weight of "
         f"{record['scale']:g} is 1 for the rule. Accuracy: 360 test images. Size: change of the sum of |W|. Brian2: "
-        f"the first {images} images, weights carried on; outputs differ where they are more than 1e-9 apart. The presets "
+        f"the first {images} images, weights carried on; outputs differ if more than 1e-9 apart. The presets "
         "were fitted to pairings at given frequencies, not to such networks; the scale is ours. One seed. Times: "
         "beside other jobs on the same cores, upper bounds, with Brian2's making of all objects."
     )

@@ -18,6 +18,7 @@ from spikecredit.plasticity.equations import EVENTS, Equations
 from spikecredit.plasticity.language import statements
 from spikecredit.plasticity.plastic import Plastic, signs, whole_steps
 from spikecredit.plasticity.rule import Rule
+from spikecredit.synapses import Linear
 
 GRID = 2.0**-20
 """A weight of the circuit may differ so much from the layer's: it was rounded, but is the same."""
@@ -143,9 +144,10 @@ def _replace(
     names = circuit.name(source), circuit.name(target)
     static = export.synapses.get(names)
     level = 0 if source is None else circuit.populations[source].level
-    scale = export.scales[target]
+    scale, layer = export.scales[target], plastic.net.get_submodule(name)
+    assert isinstance(layer, Linear)
     factor = torch.ones(len(w)) if scale is None else scale.amperes.expand(len(w))
-    sign = torch.ones_like(w) if plastic.signed else signs(plastic.net.get_submodule(name)).cpu().double()
+    sign = torch.ones_like(w) if plastic.signed else signs(layer).cpu().double()
     title = f"{export.name}_{'_to_'.join(names)}" if static is None else static.name
     if static is not None:
         export.network.remove(static)
