@@ -424,13 +424,14 @@ def plastic_table() -> str | None:
 
 def plots() -> dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]]:
     """Figures: the results that each shows, and who draws it."""
-    from benchmarks import angles, circuits_report, ei, plastic, speed_report, stdp
+    from benchmarks import angles, circuits_plastic_report, circuits_report, ei, plastic, speed_report, stdp
 
     return {
         "speed": ("speed-cpu", speed_report.plot),
         "angles": ("angles", angles.plot),
         "ei": ("ei", ei.plot),
         "circuits_train": ("circuits-train", circuits_report.plot),
+        "circuits_plastic": ("circuits-plastic", circuits_plastic_report.plot),
         "stdp": ("stdp", stdp.plot),
         "stdp_gradient": ("stdp", stdp.plot_gradients),
         "early_inference": ("stdp", stdp.plot_inference),
@@ -440,6 +441,8 @@ def plots() -> dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]]:
 
 def outputs() -> dict[Path, str]:
     """Every file and its text."""
+    from benchmarks import circuits_plastic_report
+
     tables = {
         "demo": demo_table(),
         "accuracy": accuracy_table(),
@@ -462,6 +465,7 @@ def outputs() -> dict[Path, str]:
         **equilibrium_tables(),
         **symmetry_tables(),
         **circuits_tables(),
+        **circuits_plastic_report.tables(),
     }
     readme = (ROOT / "README.md").read_text()
     for name, text in tables.items():

@@ -3,6 +3,7 @@
 from spikecredit.plasticity.adex import AdEx
 from spikecredit.plasticity.anti_hebbian import AntiHebbian
 from spikecredit.plasticity.calcium import CalciumRule
+from spikecredit.plasticity.circuit import PlasticCircuit, attach, balance
 from spikecredit.plasticity.datasets import DATASETS, Dataset
 from spikecredit.plasticity.equations import Equations
 from spikecredit.plasticity.homeostatic import HeterosynapticSTDP, InhibitorySTDP, SynapticScaling
@@ -92,6 +93,7 @@ __all__ = [
     "PairSTDP",
     "Pairing",
     "Plastic",
+    "PlasticCircuit",
     "PoissonPair",
     "Preset",
     "Protocol",
@@ -114,4 +116,6 @@ __all__ = [
     "TsodyksMarkram",
     "VoltageClamp",
     "VoltageSTDP",
+    "attach",
+    "balance",
 ]

@@ -125,7 +125,7 @@ class Plastic:
         if not scale > 0:
             raise ValueError(f"scale is the weight that is 1 for the rule, positive, got {scale!r}")
         self.net, self.dt, self.scale, self.signed = net, dt, scale, signed
-        self.delay = _steps(delay, dt, "delay")
+        self.delay = whole_steps(delay, dt, "delay")
         dense = [f"layers.{k}" for k, layer in enumerate(net.layers) if isinstance(layer, Linear)]
         self.places: dict[int, tuple[Equations, int | None]] = {}
         for name, rule in rules.items():
@@ -230,11 +230,11 @@ class _Site:
         self.batch = Batch(
             equations, copies, weight.shape[0], weight.shape[1], plastic.dt, weight.dtype, weight.device, shared=True
         )  # fmt: skip
-        self.sign = torch.where(weight < 0, -1.0, 1.0).to(weight.dtype)
+        self.sign = signs(layer)
         start = weight / plastic.scale if plastic.signed else weight.abs() / plastic.scale
         self.state = self.batch.start({equations.weight: start})
         self.waiting: deque[Tensor] = deque()
-        self.delay = _steps(equations.delay, plastic.dt, "the rule's delay")
+        self.delay = whole_steps(equations.delay, plastic.dt, "the rule's delay")
 
     def step(self, pre: Tensor, post: Tensor | None, error: Tensor | None, reward: Tensor | None) -> None:
         """The rule's own step, and the new weights into the layer."""
@@ -251,7 +251,22 @@ class _Site:
         self.layer.weight.copy_(weight[0] * self.plastic.scale * (1.0 if self.plastic.signed else self.sign))
 
 
-def _steps(ms: float, dt: float, what: str) -> int:
+def signs(layer: Linear) -> Tensor:
+    """1 or -1 for each weight. One that is 0 has the sign that the layer's constraint gives it, or that of -0.0, which
+    a weight keeps when a rule brings it to 0."""
+    sign = torch.where(torch.signbit(layer.weight), -1.0, 1.0).to(layer.weight)
+    for held in (layer.presynaptic_sign, layer.frozen_sign):
+        if held is not None:
+            sign = torch.where((layer.weight == 0) & (held != 0), held.to(sign), sign)
+    return sign
+
+
+def whole_steps(ms: float, dt: float, what: str) -> int:
+    """A time as a number of steps.
+
+    Raises:
+        ValueError: it is negative, or between two steps.
+    """
     steps = round(ms / dt)
     if ms < 0 or abs(steps * dt - ms) > 1e-9:
         raise ValueError(f"{what} is a whole number of steps of {dt:g} ms, not negative, got {ms!r} ms")
