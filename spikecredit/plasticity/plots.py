@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecredit.analysis import plots
-from spikecredit.plasticity.datasets import Point
+from spikecredit.plasticity.datasets import Point, written
 from spikecredit.plasticity.equations import Equations
 from spikecredit.plasticity.protocols import order
 from spikecredit.plasticity.result import Comparison, Result
@@ -55,7 +55,7 @@ def _label(axes: Mapping[str, str], name: str) -> str:
 
 def _values(row: Mapping[str, Any], axes: Mapping[str, str], without: str = "") -> str:
     """The condition in words: dt = 10 ms, rate = 1 Hz."""
-    return ", ".join(f"{n} = {row[n]:g} {unit}".rstrip() for n, unit in axes.items() if n != without)
+    return ", ".join(f"{n} = {written(row[n])} {unit}".rstrip() for n, unit in axes.items() if n != without)
 
 
 def _place(at: Any) -> tuple[float, float]:
@@ -187,7 +187,7 @@ def bars(result: Result, data: Comparison | None = None) -> "Figure":
             found = [(float(c), p) for p in data.points for c, row in enumerate(rows) if p.covers(row)]
             _data(ax, found, [0.0] * len(found), (plots.INK, "o"), data.data.name)
         ax.axhline(0, color=plots.FAINT, linewidth=0.8)
-        names = [", ".join(f"{row[name]:g}" for name in axes) for row in rows]
+        names = [", ".join(written(row[name]) for name in axes) for row in rows]
         ax.set_xticks(range(len(rows)), names, rotation=0 if len(rows) <= 12 else 90)
         ax.grid(axis="x", visible=False)
         what = "lags t post - t pre with the first and the last spike (ms)" if triplets else ", ".join(
