@@ -78,7 +78,7 @@ def points(ax: Any, name: str, x: str, **fixed: float) -> None:
     chosen = [p for p in data.points if all(p.at[axis] == value for axis, value in fixed.items())]
     places: list[Place] = [p.at[x] for p in chosen]
     middles, halves = zip(*map(plots._place, places), strict=True)
-    label = data.name if data.verified else f"{data.name} (from memory)"
+    label = plots._marked(data.name, data.verified)
     plots._data(ax, list(zip(middles, chosen, strict=True)), list(halves), (style.INK, "o"), label)
 
 
@@ -126,7 +126,9 @@ def overlay(
                 points(ax, data, x)
 
         few = max(len(xs) for xs, _ in lines.values()) <= 25
-        title = f"{type(results[0].rule).__name__} ({results[0].engine})"
+        title = (
+            plots.title(results[0]) if len(results) == 1 else f"{type(results[0].rule).__name__} ({results[0].engine})"
+        )
         return panels({title: lines}, xlabel, ylabel, marks, marker="." if few else "")
 
     return draw
@@ -198,7 +200,11 @@ def draw_nmda(results: Sequence[Result]) -> "Figure":
             group = results[k * len(COACTIVE) : (k + 1) * len(COACTIVE)]
             heights = [100 * r.change[0] for r in group]
             right.plot(COACTIVE, heights, color=colour, linestyle=dash, marker=".", label=label)
-        right.set(title="pairs at +10 ms", xlabel="inputs that fire together", ylabel=plots.CHANGE)
+        right.set(
+            title="Shouval et al. 2002, from memory: pairs at +10 ms",
+            xlabel="inputs that fire together",
+            ylabel=plots.CHANGE,
+        )
         plots._legend(figure, right)
     return figure
 
@@ -255,13 +261,16 @@ def draw_benna_fusi(results: Sequence[Result]) -> "Figure":
     noise = {k: np.sqrt((rule.response(np.arange(1.0, 3e4)) ** 2).sum()) for k, rule in shown.items()}
     curves = {k: np.sqrt(1000) * rule.response(times) / noise[k] for k, rule in shown.items()}
     curves = {k: np.where(v > 1e-2, v, np.nan) for k, v in reversed(curves.items())}
-    return plots.memory(times, curves, slope=-0.5)
+    figure = plots.memory(times, curves, slope=-0.5)
+    figure.axes[0].set_title("BennaFusi, C and g from memory: one event among others, one a second, 1000 synapses")
+    return figure
 
 
 def draw_cascade(results: Sequence[Result]) -> "Figure":
     events = np.unique(np.geomspace(1, 1e4, 60).astype(int))
     curves = {f"{n} levels": Cascade(n=n).signal_to_noise(events, 10_000) for n in (10, 6, 3)}
     figure = plots.memory(events, {k: np.where(v > 1e-2, v, np.nan) for k, v in curves.items()}, slope=-0.75)
+    figure.axes[0].set_title("Cascade, p and q from memory: 10,000 synapses")
     figure.axes[0].set_xlabel("age of the memory (candidate events)")
     return figure
 
@@ -289,3 +298,23 @@ def steady_release(rule: TsodyksMarkram, rate: float) -> float:
 def slope_of(curve: np.ndarray, times: np.ndarray) -> float:
     """Of a line through a curve on log axes."""
     return float(np.polyfit(np.log(times), np.log(curve), 1)[0])
+
+
+def draw_hetero(results: Sequence[Result]) -> "Figure":
+    parts = {}
+    for c, row in enumerate(results[0].rows):
+        lines = {
+            f"starts at {start:g}": (r.outcome.times / 1e3, r.outcome.traces["w"][:, c, 0])
+            for start, r in zip((0.8, 0.2), results, strict=True)
+        }
+        lines["reference of the upper one"] = (
+            results[0].outcome.times / 1e3,
+            results[0].outcome.traces["w_ref"][:, c, 0],
+        )
+        parts[f"zenke, from memory: postsynaptic spikes at {row['rate']:g} Hz"] = lines
+    return panels(parts, "time (s)", "weight")
+
+
+def course(results: Sequence[Result]) -> "Figure":
+    """What was recorded, over time."""
+    return results[0].plot(kind="course")
