@@ -120,8 +120,8 @@ def overlay(
             plots._zero(ax)
             if at is not None:
                 ax.axvline(at, color=style.FAINT, linestyle=":", linewidth=1.2)
-            for label, (places, values) in (closed or {}).items():
-                ax.plot(places, values, color=style.FAINT, linestyle="--", linewidth=1.2, label=label)
+            for dash, (label, (places, values)) in zip(("--", ":"), (closed or {}).items(), strict=False):
+                ax.plot(places, values, color=style.FAINT, linestyle=dash, linewidth=1.4, label=label)
             if data:
                 points(ax, data, x)
 
@@ -262,7 +262,8 @@ def draw_benna_fusi(results: Sequence[Result]) -> "Figure":
     curves = {k: np.sqrt(1000) * rule.response(times) / noise[k] for k, rule in shown.items()}
     curves = {k: np.where(v > 1e-2, v, np.nan) for k, v in reversed(curves.items())}
     figure = plots.memory(times, curves, slope=-0.5)
-    figure.axes[0].set_title("BennaFusi, C and g from memory: one event among others, one a second, 1000 synapses")
+    with style._style():
+        figure.axes[0].set_title("BennaFusi, C and g from memory: one event among others, one a second, 1000 synapses")
     return figure
 
 
@@ -270,7 +271,8 @@ def draw_cascade(results: Sequence[Result]) -> "Figure":
     events = np.unique(np.geomspace(1, 1e4, 60).astype(int))
     curves = {f"{n} levels": Cascade(n=n).signal_to_noise(events, 10_000) for n in (10, 6, 3)}
     figure = plots.memory(events, {k: np.where(v > 1e-2, v, np.nan) for k, v in curves.items()}, slope=-0.75)
-    figure.axes[0].set_title("Cascade, p and q from memory: 10,000 synapses")
+    with style._style():
+        figure.axes[0].set_title("Cascade, p and q from memory: 10,000 synapses")
     figure.axes[0].set_xlabel("age of the memory (candidate events)")
     return figure
 
