@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import gallery_report
 from benchmarks.common import RESULTS
 
 ROOT = Path(__file__).parents[1]
@@ -466,6 +467,7 @@ def outputs() -> dict[Path, str]:
         **symmetry_tables(),
         **circuits_tables(),
         **circuits_plastic_report.tables(),
+        **gallery_report.tables(),
     }
     readme = (ROOT / "README.md").read_text()
     for name, text in tables.items():

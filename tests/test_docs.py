@@ -24,7 +24,7 @@ from spikecredit.training.schema import load
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-FOLDERS = (DOCS, DOCS / "pathways", DOCS / "constraints", DOCS / "equilibrium")
+FOLDERS = (DOCS, DOCS / "pathways", DOCS / "constraints", DOCS / "equilibrium", DOCS / "plasticity")
 PAGES = [*sorted(p for folder in FOLDERS for p in folder.glob("*.md")), ROOT / "README.md"]
 NAMES = [str(p.relative_to(ROOT)) for p in PAGES]
 
@@ -92,9 +92,9 @@ def check_command(arguments: list[str]) -> None:
     context = verb.make_context(arguments[0], arguments[1:], parent=program)
     what = context.params.get("what")
     if what not in (None, "configs"):
-        from spikecredit.cli import registries
+        from spikecredit.cli import catalogue, registries
 
-        assert what in (*registries(), "short-names")
+        assert what in (*registries(), *catalogue(), "short-names")
     if verb.name == "compare" and context.params["resume"] is None:
         given = context.params
         sources, overrides = find_configs(given["words"])

@@ -111,8 +111,10 @@ def headed(axes: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({unit})" if unit else name for name, unit in axes.items())
 
 
-def written(place: Place) -> str:
-    """A place on an axis as text."""
+def written(place: Place | str) -> str:
+    """A place on an axis as text; conditions that have names are called by them."""
+    if isinstance(place, str):
+        return place
     return f"{place[0]:g} to {place[1]:g}" if isinstance(place, tuple) else f"{place:g}"
 
 

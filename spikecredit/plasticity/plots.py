@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikecredit.analysis import plots
-from spikecredit.plasticity.datasets import Point
+from spikecredit.plasticity.datasets import Point, written
 from spikecredit.plasticity.equations import Equations
 from spikecredit.plasticity.protocols import order
 from spikecredit.plasticity.result import Comparison, Result
@@ -44,9 +44,15 @@ def save(figure: "Figure", path: Path | str) -> Path:
 
 
 def title(result: Result) -> str:
-    """Rule, preset and engine."""
-    preset = result.rule.published
-    return f"{type(result.rule).__name__}{f', {preset}' if preset else ''} ({result.engine})"
+    """Rule, preset, whether its numbers are from memory, and engine."""
+    name = result.rule.published
+    preset = "" if name is None else f", {_marked(name, result.rule.PRESETS[name].verified)}"
+    return f"{type(result.rule).__name__}{preset} ({result.engine})"
+
+
+def _marked(name: str, verified: bool) -> str:
+    """A name, and whether its numbers were read in their source."""
+    return name if verified else f"{name}, from memory"
 
 
 def _label(axes: Mapping[str, str], name: str) -> str:
@@ -55,7 +61,7 @@ def _label(axes: Mapping[str, str], name: str) -> str:
 
 def _values(row: Mapping[str, Any], axes: Mapping[str, str], without: str = "") -> str:
     """The condition in words: dt = 10 ms, rate = 1 Hz."""
-    return ", ".join(f"{n} = {row[n]:g} {unit}".rstrip() for n, unit in axes.items() if n != without)
+    return ", ".join(f"{n} = {written(row[n])} {unit}".rstrip() for n, unit in axes.items() if n != without)
 
 
 def _place(at: Any) -> tuple[float, float]:
@@ -79,6 +85,10 @@ def _data(ax: "Axes", points: Sequence[tuple[float, Point]], half: Sequence[floa
             markerfacecolor=colour if barred else "white", label=label,
         )  # fmt: skip
         label = ""
+
+
+def _data_name(data: Comparison) -> str:
+    return _marked(data.data.name, data.data.verified)
 
 
 def _zero(ax: "Axes") -> None:
@@ -127,10 +137,10 @@ def sweep(result: Result, data: Comparison | None = None, x: str | None = None) 
                 )  # fmt: skip
                 name = ""
             if own and data:
-                _points_at(ax, own, x, (colour, marker), f"{data.data.name}, {label}" if label else data.data.name)
+                _points_at(ax, own, x, (colour, marker), ", ".join(filter(None, (_data_name(data), label))))
         rest = [p for p in data.points if id(p) not in drawn] if data else []
         if rest and data:
-            _points_at(ax, rest, x, (plots.INK, "o"), data.data.name)
+            _points_at(ax, rest, x, (plots.INK, "o"), _data_name(data))
         ax.set(xlabel=_label(axes, x), ylabel=CHANGE, title=title(result))
         _legend(figure, ax)
     return figure
@@ -185,9 +195,9 @@ def bars(result: Result, data: Comparison | None = None) -> "Figure":
             ax.bar(at, heights, 0.62, color=plots.CONDITIONS[k], alpha=0.75, label=label)
         if data:
             found = [(float(c), p) for p in data.points for c, row in enumerate(rows) if p.covers(row)]
-            _data(ax, found, [0.0] * len(found), (plots.INK, "o"), data.data.name)
+            _data(ax, found, [0.0] * len(found), (plots.INK, "o"), _data_name(data))
         ax.axhline(0, color=plots.FAINT, linewidth=0.8)
-        names = [", ".join(f"{row[name]:g}" for name in axes) for row in rows]
+        names = [", ".join(written(row[name]) for name in axes) for row in rows]
         ax.set_xticks(range(len(rows)), names, rotation=0 if len(rows) <= 12 else 90)
         ax.grid(axis="x", visible=False)
         what = "lags t post - t pre with the first and the last spike (ms)" if triplets else ", ".join(

@@ -149,6 +149,7 @@ class Consolidation(Protocol):
     coarse: float = 5000.0
     poisson: int = 0
     kind: ClassVar[str] = "consolidation"
+    plot: ClassVar[str] = "bars"
 
     def experiment(self) -> Experiment:
         pre = [induction(name, self.poisson) for name in self.inductions]

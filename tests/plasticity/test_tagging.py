@@ -143,3 +143,14 @@ def test_refusals():
         Consolidation().run(TaggingAndCapture(), record=("h",), every=7000.0)
     assert TaggingAndCapture().published == "luboeinski_tetzlaff"
     assert not isinstance(TaggingAndCapture(), CustomRule)
+
+
+def test_conditions_with_names_are_told_and_drawn(tmp_path):
+    """The axis of this protocol has words, not numbers: the verb's table, file and figures take them."""
+    protocol = Consolidation(inductions=("WTET",), hours=1.0)
+    result = protocol.run(TaggingAndCapture(), record=("h", "z"), every=600_000.0)
+    assert result.table().splitlines()[1].split()[0] == "WTET"
+    assert result.to_csv(tmp_path / "changes.csv")[0].read_text().splitlines()[1].startswith("WTET,")
+    pytest.importorskip("matplotlib")
+    assert [label.get_text() for label in result.plot().axes[0].get_xticklabels()] == ["WTET"]
+    assert result.plot(kind="course").axes[0].lines[0].get_label() == "induction = WTET"
