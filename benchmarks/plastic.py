@@ -83,6 +83,7 @@ def encoded(split: Split, which: Tensor, generator: torch.Generator) -> Tensor:
 
 def trained(case: Case, data: ImageData, seed: int, rate: float | None) -> sc.Network:
     """The network after one epoch."""
+    torch.manual_seed(seed)  # of the first weights: the network's own seed is that of its feedback
     net = sc.Network(
         sc.Linear(64, HIDDEN), sc.LIF(), sc.Linear(HIDDEN, 10), sc.LeakyReadout(), pathway=PATHWAYS[case.pathway],
         seed=seed,

@@ -70,7 +70,11 @@ def test_data_of_these_conditions_are_offered() -> None:
         return re.findall(r"--data (\w+)", run("plasticity", "triplet", *words, "n=2", "tau_x=90").stdout)
 
     assert offered("frequency", "rates=10,40") == ["sjostrom2001", "markram_regular"]
-    assert offered("frequency", "rates=3") == [] and offered("striatal", "dt=10") == ["fino2010", "pawlak2008"]
+    assert offered("frequency", "rates=3") == [] and offered("striatal", "dt=10") == [
+        "fino2010",
+        "fino2010_gaba_blocked",
+        "pawlak2008",
+    ]
     assert offered("frequency", "rates=10", "--data", "sjostrom2001") == []
 
 

@@ -19,7 +19,8 @@ def digits() -> ImageData:
 
 
 def changes(case: plastic.Case, data: ImageData, rate: float | None = 0.003) -> list[float]:
-    """How far each dense layer's weights moved."""
+    """How far each dense layer's weights moved; both networks begin with the same ones."""
+    torch.manual_seed(1)
     start = sc.Network(
         sc.Linear(64, plastic.HIDDEN), sc.LIF(), sc.Linear(plastic.HIDDEN, 10), sc.LeakyReadout(),
         pathway=plastic.PATHWAYS[case.pathway], seed=1,
