@@ -143,6 +143,11 @@ def test_weights_are_clamped_after_both_halves_of_a_step() -> None:
     out, circuit, activity = both(net, {"layers.0": CustomRule(text=text)}, x)
     assert torch.equal(activity.output, out) and out.sum() == 1
     assert circuit.weights()["layers.0"].item() == pytest.approx(net.layers[0].weight.item()) == pytest.approx(0.95)
+    with torch.no_grad():
+        net.layers[0].weight.fill_(1.25)
+    weak = CustomRule(text=replace(text, on_post="w += 0.1*x"))  # 1.25 - 1.5 + 0.1 < 0
+    _, circuit, _ = both(net, {"layers.0": weak}, x)
+    assert circuit.weights()["layers.0"].item() == net.layers[0].weight.item() == 0
 
 
 def test_weights_return_into_the_network_and_the_next_input_goes_on() -> None:
