@@ -49,6 +49,15 @@ ENTRIES: tuple[Entry, ...] = (
         figures.overlay("dt", LAG, ("GABA_A intact", "GABA_A blocked (only the sign is the paper's)"), "fino2010"),
     ),
     Entry(
+        "anti_hebbian", "anti_hebbian", "Parallel fibres: electric fish and cerebellum",
+        (
+            Run("anti_hebbian/ell", "pairing", ("dt=-100:400:5", "n=1")),
+            Run("anti_hebbian/purkinje", "pairing", ("dt=-100:400:5", "n=1")),
+        ),
+        figures.overlay("dt", LAG, ("electric fish (from memory)", "Purkinje cell (from memory)")),
+        facts=facts.anti_hebbian_facts,
+    ),
+    Entry(
         "suppression", "suppression", "Triplets under suppression",
         (Run("suppression/visual_cortex", "triplet"),), facts=facts.suppression_facts,
     ),

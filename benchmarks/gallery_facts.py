@@ -11,6 +11,7 @@ from benchmarks import gallery_figures as figures
 from benchmarks.gallery import Fact
 from spikecredit.plasticity import (
     BCM,
+    AntiHebbian,
     BennaFusi,
     CalciumRule,
     Cascade,
@@ -66,6 +67,18 @@ def competition_facts(results: Sequence[Result]) -> Facts:
         Fact("additive, half of the inputs correlated: their mean weight / bound", half["mean_correlated"]),
         Fact("additive, half of the inputs correlated: mean of the others", half["mean_others"]),
     ]
+
+
+def anti_hebbian_facts(results: Sequence[Result]) -> Facts:
+    """Beside the window's closed form, B - A K(d)."""
+    found = []
+    for result, cells in zip(results, ("electric fish", "Purkinje cell"), strict=True):
+        rule = result.rule
+        assert isinstance(rule, AntiHebbian)
+        for lag in (20.0, 120.0, 300.0):
+            value = 100 * (rule.B - rule.A * rule.window(lag))
+            found.append(Fact(f"{cells}, {lag:+g} ms (%)", 100 * at(result, dt=lag), value, "closed form"))
+    return found
 
 
 def suppression_facts(results: Sequence[Result]) -> Facts:

@@ -546,7 +546,7 @@ WORDS = (
 
 def test_list_names_every_room() -> None:
     lines = run("list").stdout.splitlines()
-    laboratory = {"plasticity", "protocols", "datasets"}
+    laboratory = {"plasticity", "protocols", "datasets", "regions"}
     assert {line.split()[0] for line in lines} == {*WORDS, *laboratory, "short-names", "configs"}
     pathways = next(line.split() for line in lines if line.startswith("pathways"))
     assert {"backprop,", "feedback_alignment,", "sign_symmetry,"} <= set(pathways)

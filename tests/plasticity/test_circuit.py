@@ -1,5 +1,6 @@
 """Rules on the synapses of a circuit in Brian2: against the same network and rules in torch."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import brian2 as b2
@@ -204,6 +205,13 @@ def test_names_that_neurons_have_are_renamed_everywhere() -> None:
         from spikecredit.plasticity.language import NUMPY
 
         assert a.value({**given.values, **values}, NUMPY) == b.value({**made.values, **theirs}, NUMPY)
+
+
+@pytest.fixture(autouse=True)
+def _default_step() -> Iterator[None]:
+    """Brian2's clock is the process's: a test that moves it puts it back."""
+    yield
+    b2.defaultclock.dt = 0.1 * ms
 
 
 def rate_of(g: float, eta: float, rho_0: float, duration: float) -> float:
