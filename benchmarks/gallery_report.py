@@ -20,7 +20,21 @@ def tables() -> dict[str, str | None]:
     made: dict[str, str | None] = {"plasticity_presets": presets(), "plasticity_data": datasets()}
     measured = [entry for entry in ENTRIES if entry.name in found["entries"]]
     made["plasticity_distances"] = distances(found, measured) if measured else None
+    made["plasticity_speed"] = speed()
     return made | {f"plasticity_{entry.name}": facts(found, entry) for entry in measured}
+
+
+def speed() -> str | None:
+    """A million synapses in each simulator."""
+    from benchmarks import plasticity
+    from benchmarks.tables import origin
+
+    path = RESULTS / "plasticity-cpu.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    absent = f" Absent: {'; '.join(found['absent'])}." if found["absent"] else ""
+    return f"{_table(*plasticity.table(found))}\n\n{origin(found['command'], found['environment'])}{absent}"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

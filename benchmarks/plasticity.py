@@ -33,10 +33,10 @@ RULE = TripletSTDP.preset("visual_cortex_all_to_all")
 NEST = Path(__file__).parent / "plasticity_nest.py"
 
 
-def trains(steps: int = STEPS) -> tuple[np.ndarray, np.ndarray]:
-    """Which neurons spike, (steps, N) each."""
+def trains() -> tuple[np.ndarray, np.ndarray]:
+    """Which neurons spike, (STEPS, N) each."""
     rng = np.random.default_rng(0)
-    pre, post = (rng.random((steps, N)) < RATE / 1e3 for _ in range(2))
+    pre, post = (rng.random((STEPS, N)) < RATE / 1e3 for _ in range(2))
     return pre, post
 
 

@@ -123,7 +123,7 @@ class Equations:
         found = {}
         for event in EVENTS:
             block = [
-                Statement(s.target, self.inline(s.value), s.text, s.adds)
+                Statement(s.target, self.inline(s.value), s.text, self.inline(s.added) if s.added else None)
                 for s in statements(getattr(self, f"on_{event}"))
             ]
             found[event] = block + [self.clipped(name) for name in self.bounds if name in {s.target for s in block}]

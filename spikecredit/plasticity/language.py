@@ -271,12 +271,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Statement:
-    """`target = value`; of `x += a` the value is `x + (a)`."""
+    """`target = value`; of `x += a` the value is `x + (a)` and `added` is `a`, of `x -= a` it is `-(a)`."""
 
     target: str
     value: Expression
     text: str
-    adds: bool = False
+    added: Expression | None = None
+
+    @property
+    def adds(self) -> bool:
+        """Whether it is `+=` or `-=`."""
+        return self.added is not None
 
 
 def model_lines(text: str) -> list[Line]:
@@ -327,7 +332,9 @@ def statements(text: str) -> list[Statement]:
                 found.append(Statement(name, expression(ast.unparse(value)), line))
             case [ast.AugAssign(target=ast.Name(id=name), op=op, value=value)] if type(op) in ASSIGN:
                 whole = f"{name} {ASSIGN[type(op)]} ({ast.unparse(value)})"
-                found.append(Statement(name, expression(whole), line, isinstance(op, (ast.Add, ast.Sub))))
+                term = ast.unparse(value)
+                added = {ast.Add: term, ast.Sub: f"-({term})"}.get(type(op))
+                found.append(Statement(name, expression(whole), line, expression(added) if added else None))
             case _:
                 raise RuleError(f"{line!r} is no statement: write one assignment a line, x = ..., x += ..., x *= ...")
     return found

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spikecredit.plasticity.engines.stimulus import EVENTS, Outcome, Stimulus, check
 from spikecredit.plasticity.equations import Equations
-from spikecredit.plasticity.language import torch_functions
+from spikecredit.plasticity.language import Statement, torch_functions
 
 State = dict[str, Tensor]
 
@@ -63,8 +63,12 @@ class Batch:
         self.functions = {**torch_functions(dtype), "rand": self._draw}
         self._factors = equations.decay(dt * 1e-3)
         self._touched = self.size
+        self._sums = {event: self._summed(block) for event, block in equations.blocks.items()}
         self._needs = {
-            event: sorted({n for s in block for n in (*s.value.names, s.target)} & set(equations.variables))
+            event: sorted(
+                {n for s in block for n in (*s.value.names, s.target) if n not in self._sums[event]}
+                & set(equations.variables)
+            )
             for event, block in equations.blocks.items()
         }
 
@@ -168,6 +172,18 @@ class Batch:
         """Whether copies share this variable, and there are several."""
         return self.shared and name == self.equations.weight and self.size[0] > 1
 
+    def _summed(self, block: list[Statement]) -> set[str]:
+        """Variables of synapses that a block adds to once and reads nowhere: they need not be fetched to be changed."""
+        found = set()
+        for s in block:
+            others = [o for o in block if o is not s]
+            read = (s.added is None or s.target in s.added.names) or any(
+                s.target == o.target or s.target in o.value.names for o in others
+            )
+            if not read and self.equations.places.get(s.target) == "synapse":
+                found.add(s.target)
+        return found
+
     def _picked(self, state: State, event: str, found: Tensor, signals: Mapping[str, Tensor]) -> None:
         """Only the rows or columns of the neurons that spiked."""
         axis = 2 if event == "pre" else 1
@@ -179,6 +195,12 @@ class Batch:
         self._touched = (c, n_post, len(found)) if event == "pre" else (c, len(found), n_pre)
         targets = []
         for s in self.equations.blocks[event]:
+            if s.added is not None and s.target in self._sums[event]:
+                shape = list(state[s.target].shape)
+                shape[axis] = len(found)
+                more = torch.as_tensor(s.added(names, self.functions), dtype=self.dtype, device=self.device)
+                state[s.target].index_add_(axis, found, more.expand(shape))
+                continue
             names[s.target] = s.value(names, self.functions)
             if s.target in state and s.target not in targets:
                 targets.append(s.target)
