@@ -341,9 +341,19 @@ class Equations:
 
     # ---- running -----------------------------------------------------------------------------------------------------
 
-    def initial(self) -> dict[str, float]:
-        """The value of every variable before the experiment, SI."""
-        return {name: float(self.start.get(name, 0.0)) for name in self.variables}
+    def initial(self, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The value of every variable before the experiment, SI; those given replace the rule's own.
+
+        Raises:
+            ValueError: a name that is no variable, such as a weight that is computed from others.
+        """
+        for name in given or {}:
+            if name not in self.variables:
+                raise ValueError(
+                    f"start has {name!r}, which is no variable of the rule{nearest(name, list(self.variables))} (there "
+                    f"are {', '.join(self.variables)}; a value that is computed from others follows from their start)"
+                )
+        return {**{name: float(self.start.get(name, 0.0)) for name in self.variables}, **(given or {})}
 
     def decay(self, seconds: float) -> dict[str, tuple[float, float]]:
         """What `seconds` without events do to each exact variable: x becomes factor x + shift."""

@@ -83,7 +83,7 @@ def run(
     at_once = replace(equations, delay=0.0)
     rng = np.random.default_rng(seed)
     shape = (len(experiment.pre), replicates)
-    begin = {**equations.initial(), **rule.starting(experiment, replicates), **(start or {})}
+    begin = equations.initial({**rule.starting(experiment, replicates), **(start or {})})
     first = {name: np.array(np.broadcast_to(np.asarray(v, float), shape)) for name, v in begin.items()}
     state = {name: value.copy() for name, value in first.items()}
     for c in range(shape[0]):

@@ -229,6 +229,13 @@ def test_engines_refuse(engine: str, change: dict, said: str) -> None:
 
 
 @pytest.mark.parametrize("engine", list(RUN))
+def test_a_start_that_no_variable_takes_is_refused(engine: str) -> None:
+    derived = Equations("w = 2*rho : 1\nrho : 1", "rho += 1")
+    with pytest.raises(ValueError, match=r"start has 'w', which is no variable of the rule \(there are rho"):
+        RUN[engine](derived, Stimulus((np.array([1.0]),), (np.array([2.0]),), 10.0), start={"w": 1.0})
+
+
+@pytest.mark.parametrize("engine", list(RUN))
 def test_a_missing_signal_is_named(engine: str) -> None:
     bare = Stimulus((np.array([1.0]),), (np.array([2.0]),), 10.0)
     with pytest.raises(ValueError, match="reads the signal 'u', which this experiment does not deliver"):

@@ -81,7 +81,7 @@ class Batch:
 
     def start(self, values: Mapping[str, Any] | None = None) -> State:
         """The state before the first step: the rule's own values, or those given (SI; they broadcast to the shape)."""
-        given = {**self.equations.initial(), **(values or {})}
+        given = self.equations.initial(values)
         return {
             name: torch.as_tensor(given[name], dtype=self.dtype, device=self.device).expand(self.shape(name)).clone()
             for name in self.equations.variables

@@ -156,7 +156,7 @@ def _run(
     )  # fmt: skip
     which = np.repeat(np.arange(c), r)
     synapses.connect(i=which, j=which)
-    first = {**equations.initial(), **(start or {})}
+    first = equations.initial(start)
     for name, value in first.items():
         setattr(synapses, f"{name}_", np.broadcast_to(np.asarray(value, float), (c, r)).ravel())
     objects = [*groups.values(), synapses]

@@ -45,7 +45,7 @@ def run(
     shape = (stimulus.conditions, replicates)
     given = {
         name: np.array(np.broadcast_to(np.asarray(value, float), shape))
-        for name, value in {**equations.initial(), **(start or {})}.items()
+        for name, value in equations.initial(start).items()
     }
     reading = [] if not record else [k * every for k in range(int(stimulus.duration / every + 1e-9) + 1)]  # type: ignore[operator]
     traces = {name: np.empty((len(reading), *shape)) for name in record}
