@@ -68,8 +68,16 @@ TRAINED: dict[str, dict[str, tuple[str, tuple[str, ...], int | None]]] = {
     "spikes": {
         "sigma-delta, 500 units": ("mnist_equilibrium_spikes", (), None),
         "LIF neurons, 500": ("mnist_equilibrium_lif", (), None),
-        "sigma-delta, convolutional 16-32": ("mnist_equilibrium_conv_spikes", (), 2),
-        "sigma-delta, convolutional 16-32, ten epochs": ("mnist_equilibrium_conv_spikes", (), None),
+        "sigma-delta, convolutional 16-32": ("mnist_equilibrium_conv_spikes", (), None),
+        "sigma-delta, convolutional 16-32, learns from traces, 16 + 12 steps": (
+            "mnist_equilibrium_conv_spikes",
+            (
+                "rule.relaxation={kind: sigma_delta, free: 16, nudged: 12}",
+                "rule.estimator.beta=0.5",
+                "training.batch_size=50",
+            ),
+            10,
+        ),
     },
     "ways": {name: ("mnist_equilibrium", more, 2) for name, more in WAYS.items()},
 }

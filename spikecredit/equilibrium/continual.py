@@ -1,6 +1,6 @@
 """Continual equilibrium propagation: weights that move at every step of the nudged phase."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +61,8 @@ def continual_gradient(
         weights = column([rate * node.weight], len(x), x.dtype, x)
         for _ in range(relaxation.nudged):
             after = relaxation.run(energy, phase, 1, state, nudge)
-            _move(moving, relaxation.activities(state), relaxation.activities(after), weights)
+            (before_step,), (after_step,) = relaxation.samples(state), relaxation.samples(after)
+            _move(moving, before_step, after_step, relaxation.activities(state), weights)
             phase.drive, phase.places[0] = parts[0].up(x)
             state = after
         for part, (w, b) in zip(parts, before, strict=True):
@@ -72,20 +73,25 @@ def continual_gradient(
     return total
 
 
-def _move(settled: Settled, before: State, after: State, weights: Tensor) -> None:
-    """One step of every weight, from the activities at both ends of it."""
+def _move(settled: Settled, before: State, after: State, heard: State, weights: Tensor) -> None:
+    """One step of every weight, from what it learns from before and after it; heard: the activities before it, from
+    which a synapse that sees one membrane only has the other end."""
     phase, energy, parts = settled.phase, settled.energy, settled.phase.parts
-    directed = is_directed(parts)
-    changes: list[Sequence[Tensor]] = []
+    directed, membranes = is_directed(parts), settled.relaxation.by_membranes
+    changes: list[tuple[Any, Any]] = []
     for index, part in enumerate(parts):
         (post_0, pre_0), (post_1, pre_1) = (energy.ends(phase, index, s) for s in (before, after))
+        post, pre = energy.ends(phase, index, heard)
         scale = factor(energy, index, parts, len(phase.x)) * weights.view(-1, *[1] * (post_0.ndim - 1))
         if directed or index == 0:
-            ends = [((post_1 - post_0) * scale, pre_0)]
+            ends = [((post_1 - post_0) * scale, pre)]
+        elif membranes:  # both directions of a symmetric weight
+            ends = [((post_1 - post_0) * scale, pre), (post * scale, pre_1 - pre_0)]
         else:
             ends = [(post_1 * scale, pre_1), (-post_0 * scale, pre_0)]
         made = [part.hebb(post, pre, part.up(pre)[1] if part.pool is not None else None) for post, pre in ends]
-        changes.append([torch.stack(both).sum(0) for both in zip(*made, strict=True)])
+        learns = 1 if membranes else len(made)  # a bias is behind one direction only
+        changes.append((sum(w for w, _ in made), sum(b for _, b in made[:learns])))
     for part, (w, b) in zip(parts, changes, strict=True):
         part.weight -= w
         if part.bias is not None:

@@ -244,8 +244,9 @@ def gradient(
 
         dC/dW_l ~ -sum_k c_k s_l^k s_{l-1}^0^T
 
-    which for B = W is dC/dW with the feedback weights held fixed. Other energies have other factors in the place of
-    s_l and s_{l-1}: `Energy.ends`.
+    which for B = W is dC/dW with the feedback weights held fixed. Where weights learn from membranes (`SigmaDelta`),
+    s_l^k are these, s^0 is what the synapse hears, and a symmetric weight is the sum of both directions. Other energies
+    have other factors in the place of s_l and s_{l-1}: `Energy.ends`.
 
     Args:
         net: its layers as `sections` takes them. x (B, *in), y (B,). state: where the free phase starts; None: rest.
@@ -292,16 +293,28 @@ def nudged_states(
 def _contrast(settled: Settled, phase: Phase, states: State, weights: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """-sum over nodes and batch of weights times the products of `Energy.ends`."""
     energy, x, parts = settled.energy, settled.phase.x, phase.parts
-    batch, directed = len(x), is_directed(parts)
+    batch, directed, membranes = len(x), is_directed(parts), settled.relaxation.by_membranes
     found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def summed(ends: Tensor) -> Tensor:
+        return ends.view(-1, batch, *ends.shape[1:]).sum(0)
+
     for index, part in enumerate(parts):
         post, pre = energy.ends(phase, index, states)
-        post = post * (factor(energy, index, parts, batch) * weights).view(-1, *[1] * (post.ndim - 1))
-        if index == 0 or directed:  # the same presynaptic activity at every node: their posts add up first
-            post = post.view(-1, batch, *post.shape[1:]).sum(0)
-            pre = (x if index == 0 else energy.ends(settled.phase, index, settled.activities)[1]).to(post.dtype)
-        places = part.up(pre)[1] if part.pool is not None else None
-        found[part.name] = part.hebb(post, pre, places)
+        weight = factor(energy, index, parts, batch) * weights
+        weighted = post * weight.view(-1, *[1] * (post.ndim - 1))
+        if index and not directed and not membranes:
+            places = part.up(pre)[1] if part.pool is not None else None
+            found[part.name] = part.hebb(weighted, pre, places)
+            continue
+        # The same presynaptic activity at every node: their posts add up first.
+        post_free, pre_free = energy.ends(settled.phase, index, settled.activities)
+        pre_free = (x if index == 0 else pre_free).to(weighted.dtype)
+        places = part.up(pre_free)[1] if part.pool is not None else None
+        w, b = part.hebb(summed(weighted), pre_free, places)
+        if index and not directed:  # the other direction of a symmetric weight
+            w = w + part.hebb(post_free, summed(pre * weight.view(-1, *[1] * (pre.ndim - 1))), places)[0]
+        found[part.name] = w, b
     return found
 
 

@@ -52,6 +52,11 @@ class Relaxation(ABC):
     stochastic: ClassVar[bool] = False
     """Whether its states are samples."""
 
+    @property
+    def by_membranes(self) -> bool:
+        """Whether `samples` are membranes, of which a synapse knows the one behind it only."""
+        return False
+
     @abstractmethod
     def check(self, parts: list[Section], energy: Energy) -> None:
         """Refuse a network or an energy that this relaxation cannot move.

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from spikecredit.network import Network
 from spikecredit.neurons.rate import RateUnit
 from spikecredit.neurons.spiking import SpikingNeuron
 from spikecredit.synapses import AvgPool2d, Conv2d, Flatten, Linear, MaxPool2d, SoftPool2d
-from spikecredit.synapses.conv import conv_gradients
+from spikecredit.synapses.conv import Geometry, conv_gradients
 
 State = list[Tensor]
 """Activities of the layers s_1 ... s_L, (B, *units) each: nothing else is needed to go on."""
@@ -87,12 +88,21 @@ class Dense(Section):
 
 
 class Convolution(Section):
-    """A section whose synapses are a convolution, with or without pooling."""
+    """A section whose synapses are a convolution, with or without pooling.
+
+    A convolution and the average over windows of its outputs are one convolution, with the average of the shifted
+    kernels and the stride of the windows. Where that takes fewer products it is what runs: 2.8 times fewer for kernels
+    of 5 x 5 and windows of 2 x 2.
+    """
 
     layer: Conv2d
+    _seen: tuple[tuple[Tensor, int, Tensor], ...] = ()
+    """Weights, their version, and the kernel that they make with the average: of W and of B."""
 
     def up(self, below: Tensor) -> tuple[Tensor, Tensor | None]:
         images, geometry = self.layer.pad(below)
+        if self._joined:
+            return F.conv2d(images, self._kernel(self.weight), self.bias, *self._strided(geometry)), None
         y = F.conv2d(images, self.weight, self.bias, *geometry)
         if self.pool is None:
             return y, None
@@ -105,27 +115,70 @@ class Convolution(Section):
 
     def down(self, above: Tensor, places: Tensor | None, below: Tensor) -> Tensor:
         images, geometry = self.layer.pad(below)
+        feedback = self.feedback
+        if self._joined:
+            feedback, geometry = self._kernel(feedback), self._strided(geometry)
+        else:
+            above = self._spread(above, places, images)
 
         def transposed(grad: Tensor) -> Tensor:
-            g = conv_gradients(grad, images.real, self.feedback.real, geometry, (True, False, False))[0]
+            g = conv_gradients(grad, images.real, feedback.real, geometry, (True, False, False))[0]
             assert g is not None
             return g
 
-        return _by_parts(transposed, self._spread(above, places, images))
+        return _by_parts(transposed, above)
 
     def hebb(self, post: Tensor, pre: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
         images, geometry = self.layer.pad(pre)
-        grad = self._spread(post, places, images)
+        kernel = self.weight
+        if self._joined:
+            kernel, geometry, grad = self._kernel(kernel), self._strided(geometry), post
+        else:
+            grad = self._spread(post, places, images)
 
         def products(grad: Tensor, images: Tensor) -> Tensor:
-            w = conv_gradients(grad, images, self.weight.real, geometry, (False, True, False))[1]
+            w = conv_gradients(grad, images, kernel.real, geometry, (False, True, False))[1]
             assert w is not None
             return w
 
         w = products(grad.real, images.real)
         if grad.is_complex():
             w -= products(grad.imag, images.imag)
+        if self._joined:  # each weight is in the shifted kernels of one window
+            w = F.avg_pool2d(w, self._window()[0], 1)
         return w, grad.real.sum((0, 2, 3))
+
+    @property
+    def _joined(self) -> bool:
+        """Whether the convolution and its pooling run as one convolution."""
+        if not isinstance(self.pool, nn.AvgPool2d) or self.layer.stride != (1, 1) or self.layer.dilation != (1, 1):
+            return False
+        window, stride, padding = self._window()
+        wide = [k + n - 1 for k, n in zip(self.layer.kernel_size, window, strict=True)]
+        fewer = math.prod(wide) < math.prod(self.layer.kernel_size) * math.prod(stride)
+        return fewer and padding == [0, 0]
+
+    def _strided(self, geometry: Geometry) -> Geometry:
+        """The geometry of the one convolution."""
+        vertical, horizontal = self._window()[1]
+        return (vertical, horizontal), *geometry[1:]
+
+    def _kernel(self, weight: Tensor) -> Tensor:
+        """Its kernel: the mean of `weight` shifted to every place of a window. Computed once for each version of a
+        weight, which may change in place."""
+        if weight.requires_grad or weight.is_inference() or torch.compiler.is_compiling():
+            return self._averaged(weight)
+        for known, version, kernel in self._seen:
+            if known is weight and version == weight._version:
+                return kernel
+        kernel = self._averaged(weight)
+        self._seen = (*(seen for seen in self._seen[-1:] if seen[0] is not weight), (weight, weight._version, kernel))
+        return kernel
+
+    def _averaged(self, weight: Tensor) -> Tensor:
+        (high, wide), _, _ = self._window()
+        around = (wide - 1, wide - 1, high - 1, high - 1)
+        return _by_parts(lambda part: F.avg_pool2d(F.pad(part, around), (high, wide), 1), weight)
 
     def _spread(self, above: Tensor, places: Tensor | None, images: Tensor) -> Tensor:
         """P^T s, at the size of the convolution's output."""

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -35,18 +35,25 @@ class SigmaDelta(Relaxation):
 
         epsilon_t = epsilon / t^epsilon_decay,    lambda_t = lambda / t^lambda_decay,   t counts on in the nudged phase
 
-    All that crosses a synapse are spikes, and what its weight learns from are the traces at both its ends, so that the
-    contrast of two phases is spike-timing-dependent plasticity (`stdp`). The trace errs by less than lambda_t, and the
-    default schedule takes the fixed point of the rates to 0.001 in 100 steps. The input is a constant current.
+    All that crosses a synapse are spikes. The trace errs by less than lambda_t, and the default schedule takes the
+    fixed point of the rates to 0.001 in 100 steps. The input is a constant current. What weights learn from is chosen:
+
+        traces       sum_k c_k trace_post^k trace_pre^k: both ends by their spikes, so that the contrast of two phases
+                     is pair STDP (`stdp`). It has the noise of two traces.
+        membranes    (sum_k c_k s_post^k) trace_pre^0: the trace of the presynaptic spikes in the free state, times how
+                     far the nudge moves the membrane behind the synapse, which is smooth. A symmetric weight learns in
+                     both directions: the sum is the contrast of s_post s_pre, but for the noise of a trace.
 
     Args:
         free, nudged: steps of the free and of each nudged phase.
         epsilon, epsilon_decay, lam, lam_decay: the two schedules; decay 0 keeps them constant. 1 / lam is the time
             constant of the trace in steps.
+        learn: "traces" or "membranes".
     Raises:
         ValueError: numbers out of range; by `check`: units whose activity is not between 0 and 1, an energy that is not
             Hopfield's, maximum or soft pooling.
-    Source: O'Connor, Gavves & Welling 2019, schedules as in their code.
+    Source: O'Connor, Gavves & Welling 2019, schedules as in their code, which learns from the contrast of membranes;
+        presynaptic activity times the change of the postsynaptic potential is Bengio et al. 2015.
     """
 
     free: int = 30
@@ -55,6 +62,7 @@ class SigmaDelta(Relaxation):
     epsilon_decay: float = 0.0923
     lam: float = 0.832
     lam_decay: float = 0.584
+    learn: Literal["traces", "membranes"] = "traces"
 
     by_spikes: ClassVar[bool] = True
 
@@ -68,6 +76,8 @@ class SigmaDelta(Relaxation):
                 raise ValueError(
                     f"{name} is the power of a schedule, 0 (constant) or above, got {getattr(self, name)!r}"
                 )
+        if self.learn not in ("traces", "membranes"):
+            raise ValueError(f"learn names what weights learn from, 'traces' or 'membranes', got {self.learn!r}")
 
     def check(self, parts: list[Section], energy: Energy) -> None:
         check_spiking(self, parts, energy)
@@ -83,8 +93,15 @@ class SigmaDelta(Relaxation):
         rest = phase.rest()
         return Coded(rest, list(rest), list(rest))
 
+    @property
+    def by_membranes(self) -> bool:
+        return self.learn == "membranes"
+
     def activities(self, state: Coded) -> State:
         return state.trace
+
+    def samples(self, state: Coded) -> list[State]:
+        return [state.s if self.by_membranes else state.trace]
 
     def told(self, before: Coded, after: Coded) -> State:
         lam = self.lam / after.step**self.lam_decay

@@ -120,6 +120,30 @@ def test_spikes_and_convolutions_learn_continually_too():
     assert relative(found, two_phase(net, x, y, estimator, relaxation)) < 1e-2
 
 
+@pytest.mark.parametrize("pathway", [None, sc.FeedbackAlignment()])
+def test_membranes_learn_continually(pathway):
+    """Slow weights: the sum over steps of the trace before the step times the change of the membrane behind."""
+    net, (x, y), beta = dense(sc.HardSigmoid, pathway=pathway), batch(), 0.2
+    relaxation = SigmaDelta(60, 30, learn="membranes")
+    settled = settle(net, x, relaxation=relaxation)
+    found = continual_gradient(settled, y, SquaredError(), 1e-7, OneSided(beta))
+    nudge = Nudge(SquaredError(), y, torch.full((len(x), 1), beta, dtype=torch.float64))
+    wanted = {name: (torch.zeros_like(w), torch.zeros_like(b)) for name, (w, b) in found.items()}
+    with torch.no_grad():
+        state = settled.state
+        for _ in range(30):
+            after = relaxation.run(Hopfield(), settled.phase, 1, state, nudge)
+            for i, (w, b) in enumerate(wanted.values()):
+                moved = [(now - then) / (beta * len(x)) for now, then in zip(after.s, state.s, strict=True)]
+                w -= moved[i].T @ (state.trace[i - 1] if i else x)
+                b -= moved[i].sum(0)
+                if i and pathway is None:
+                    w -= state.trace[i].T @ moved[i - 1]
+            state = after
+    for (w, b), (made, moved) in zip(wanted.values(), found.values(), strict=True):
+        assert relative(made, w) < 1e-3 and relative(moved, b) < 1e-3
+
+
 def test_weights_move_within_the_phase():
     """One nudged step of one layer by hand: the second step is computed with the weights that the first one left."""
     net = sc.Network(sc.Linear(3, 2, bias=False), sc.Identity(), seed=0).double()

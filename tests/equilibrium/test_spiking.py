@@ -141,6 +141,50 @@ def test_the_change_by_spike_events_is_the_contrast_of_the_phases():
     assert relative(flat(changes), flat([w for w, _ in found.values()])) < 1e-12
 
 
+@pytest.mark.parametrize("pathway", [None, sc.FeedbackAlignment()])
+def test_membranes_learn_from_presynaptic_spikes_and_the_membrane_behind(pathway):
+    """Written out: the trace of the free phase's spikes times the contrast of the postsynaptic membrane; symmetric
+    weights learn in both directions."""
+    net, (x, y), beta = dense(sc.HardSigmoid, pathway=pathway), batch(), 0.3
+    relaxation = SigmaDelta(40, 25, learn="membranes")
+    found, settled = gradient(net, x, y, SquaredError(), relaxation=relaxation, estimator=Centred(beta))
+    with torch.no_grad():
+        phase, free, spikes = settled.phase, relaxation.start(Hopfield(), settled.phase), []
+        for _ in range(40):
+            after = relaxation.run(Hopfield(), phase, 1, free)
+            spikes.append(relaxation.told(free, after))
+            free = after
+        traces = [torch.zeros_like(s) for s in free.s]
+        for t, layer in enumerate(spikes, 1):  # decoded anew, from the spikes alone
+            traces = [a + 0.832 / t**0.584 * (z - a) for a, z in zip(traces, layer, strict=True)]
+        s = []
+        for sign in (1, -1):
+            nudge = Nudge(SquaredError(), y, torch.full((len(x), 1), sign * beta, dtype=torch.float64))
+            s.append(relaxation.run(Hopfield(), phase, 25, free, nudge).s)
+    moved = [(a - b) / (2 * beta * len(x)) for a, b in zip(*s, strict=True)]
+    for i, (w, b) in enumerate(found.values()):
+        wanted = moved[i].T @ (traces[i - 1] if i else x)
+        if i and pathway is None:
+            wanted = wanted + traces[i].T @ moved[i - 1]
+        assert relative(w, -wanted) < 1e-12
+        assert relative(b, -moved[i].sum(0)) < 1e-12
+
+
+def test_membranes_know_what_shared_weights_should_learn_and_traces_hardly_do():
+    """A kernel learns from all places at once, where little moves and every trace is noisy."""
+    net, (x, y) = convolutional(lambda: sc.AvgPool2d(2), sc.HardSigmoid), batch((2, 12, 12))
+    wanted = exact(net, x, y, 1e-3)
+
+    def at(learn):
+        relaxation = SigmaDelta(40, 30, learn=learn)
+        return cosines(
+            gradient(net, x, y, SquaredError(), relaxation=relaxation, estimator=Centred(0.1))[0], wanted
+        )  # fmt: skip
+
+    assert min(at("membranes")) > 0.85  # 0.986, 0.914, 0.899
+    assert min(at("traces")) < 0.3  # 0.687, 0.135, 0.884
+
+
 def test_firing_neurons_have_the_fixed_point_of_their_own_curve():
     """LIF with reset "subtract" and a leak of nearly none fires as often as its current says, between 0 and 1."""
     net, x, _ = network()
@@ -223,6 +267,7 @@ def test_maxima_are_refused_where_spikes_are_pooled(pool, message):
         *((SigmaDelta, {name: value}) for name in ("epsilon", "lam") for value in (0.0, 1.5, math.nan)),
         *((SigmaDelta, {name: -0.1}) for name in ("epsilon_decay", "lam_decay")),
         *((Spikes, {name: value}) for name in ("tau", "tau_stdp") for value in (0.5, math.inf, math.nan)),
+        (SigmaDelta, {"learn": "spikes"}),
     ],
 )
 def test_numbers_out_of_range_are_refused(make, wrong):
