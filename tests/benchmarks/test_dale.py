@@ -42,6 +42,22 @@ def test_a_row_chooses_by_validation_and_keeps_the_law(mode: str) -> None:
     assert found["setting"] in text and mode in text and pathway in text
 
 
+@pytest.mark.filterwarnings("ignore::spikecredit.analysis.activity.ActivityWarning")
+def test_a_row_with_more_rates_trains_again_only_where_a_new_one_is_better() -> None:
+    data = tiny.data()
+    short = ("training.epochs=1", "training.batch_size=8", "augment=[]", "encoder={kind: constant, steps: 2}")
+    network = "network={kind: mlp, hidden: [12, 8]}"
+    base = (*dale.overrides("mlp", "no constraint", "backprop"), *short, network)
+    rates = dict(list(dale.ADAM.items())[:2])
+    first, second = rates
+    row = {"setting": first, "test": [0.5], "validation": {first: 2.0}}  # better than any can be
+    kept = dale.row(CONFIG, data, data, base, rates, 2, 1, 1, row)
+    assert kept["test"] == [0.5] and kept["setting"] == first and kept["validation"].keys() == rates.keys()
+    worse = row | {"validation": {first: -1.0}}
+    anew = dale.row(CONFIG, data, data, base, rates, 2, 1, 1, worse)
+    assert anew["setting"] == second and len(anew["test"]) == 2 and anew["validation"][first] == -1.0
+
+
 def test_the_matrix_shows_the_difference_to_unconstrained_backprop_and_what_is_missing() -> None:
     row = {"angles": [12.0, 34.0], "dead": 0.25, "setting": "lr 1", "violations": 0}
     record = {"rows": {
