@@ -1,12 +1,15 @@
 """Equilibrium propagation: MNIST with all images, by rates, by spikes and in every way that there is; its step beside
 one that asks autograd for every sweep; and how far each estimator is from the gradient.
 
-    python -m benchmarks.equilibrium [mnist spikes ways bias speed] [--data ../shared/data] [--seeds 1] [--minutes M]
+    python -m benchmarks.equilibrium [mnist spikes ways learn bias speed] [--data ../shared/data] [--seeds 1]
+        [--minutes M]
 
 mnist, spikes, ways: trained on all 60,000 training images, resumable; the test split is read once, after the last
-epoch. bias: against autograd through 300 sweeps of a small network in float64. speed: free and nudged phases and the
-gradient of one batch, both by Jacobi sweeps of the same number on the same network, interleaved. Writes
-results/equilibrium.json, each section by itself, a row as soon as it is there.
+epoch. learn: how far what traces and what membranes of sigma-delta neurons learn is from the gradient, in a
+convolutional network that was trained by rates on a third of the training images. bias: against autograd through 300
+sweeps of a small network in float64. speed: free and nudged phases and the gradient of one batch, both by Jacobi sweeps
+of the same number on the same network, interleaved. Writes results/equilibrium.json, each section by itself, a row as
+soon as it is there.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,9 @@ import spikecredit as sc
 from benchmarks.accuracy import train
 from benchmarks.common import RESULTS, interleaved, write
 from spikecredit import equilibrium as eq
+from spikecredit.cli import CONFIGS
+from spikecredit.training.experiment import load_experiment
+from spikecredit.training.loop import Trainer
 
 SHAPES = {"784-512-10, batch 20": ((784, 512, 10), 20), "784-1024-10, batch 20": ((784, 1024, 10), 20)}
 FREE, NUDGED, BETA = 30, 10, 0.2
@@ -83,12 +90,44 @@ TRAINED: dict[str, dict[str, tuple[str, tuple[str, ...], int | None]]] = {
 }
 """For each section and row: the configuration, its overrides, and the epochs."""
 
-SECTIONS = (*TRAINED, "bias", "speed")
+SECTIONS = (*TRAINED, "learn", "bias", "speed")
+LEARNS = list(itertools.product(("traces", "membranes"), ((16, 12), (30, 20), (60, 40)), (0.2, 0.5)))
 NUDGES = (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3)
 ESTIMATORS: dict[str, Callable[[float], eq.Estimator]] = {
     "one_sided": eq.OneSided, "centred": eq.Centred, "holomorphic, N = 4": lambda beta: eq.Holomorphic(beta, 4),
     "holomorphic, N = 8": lambda beta: eq.Holomorphic(beta, 8),
 }  # fmt: skip
+
+
+def learn(data: Path) -> list[dict[str, Any]]:
+    """The cosine of each layer's estimate with the gradient (rates, 640 sweeps a phase, beta 1e-4, float64) on 50
+    training images, before training and after one epoch of 20,000 others; for LEARNS."""
+    rates = "rule.relaxation={kind: sweeps, free: 20, nudged: 10}"
+    more = (f"data.path={data / 'mnist'}", rates, "rule.estimator.beta=0.2", "training.epochs=1", "training.measure=0")
+    experiment = load_experiment(CONFIGS / "mnist_equilibrium_conv_spikes.yaml", more).value
+    images = experiment.data.load()
+    part = replace(images.train, images=images.train.images[:20000], labels=images.train.labels[:20000])
+    trainer = Trainer(experiment, replace(images, train=part), log=lambda line: None)
+    x = trainer.encode(images.train.images[20000:20050], "raster")[0].double()
+    y = images.train.labels[20000:20050].long()
+    cosine = torch.nn.functional.cosine_similarity
+    rows: list[dict[str, Any]] = []
+    for trained in (False, True):
+        if trained:
+            trainer.train()
+        net = copy.deepcopy(trainer.net).double()
+
+        def found(relaxation: eq.Relaxation, beta: float, net: sc.Network = net) -> list[Tensor]:
+            made, _ = eq.gradient(net, x, y, eq.SquaredError(), relaxation=relaxation, estimator=eq.Centred(beta))
+            return [w.flatten() for w, _ in made.values()]
+
+        wanted = found(eq.Sweeps(640, 640), 1e-4)
+        for what, (free, nudged), beta in LEARNS:
+            made = found(eq.SigmaDelta(free, nudged, learn=what), beta)  # type: ignore[arg-type]
+            cosines = [float(cosine(a, b, dim=0)) for a, b in zip(made, wanted, strict=True)]
+            row = {"learn": what, "free": free, "nudged": nudged, "beta": beta, "cosines": cosines}
+            rows.append({"trained": trained, **row})
+    return rows
 
 
 def bias() -> list[dict[str, Any]]:
@@ -228,6 +267,19 @@ def tables(record: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
                     for r in record[section]["rows"]
                 ],
             )  # fmt: skip
+    if "learn" in record:
+        rows = record["learn"]["rows"]
+        when = {kept: [r for r in rows if r["trained"] is kept] for kept in (False, True)}
+        found["learn"] = (
+            ["weights learn from", "free + nudged steps", "β", "cosines before training", "and after an epoch"],
+            [
+                [
+                    first["learn"], f"{first['free']} + {first['nudged']}", f"{first['beta']:g}",
+                    *(" / ".join(f"{c:.2f}" for c in r["cosines"]) for r in (first, then)),
+                ]
+                for first, then in zip(when[False], when[True], strict=True)
+            ],
+        )  # fmt: skip
     if "bias" in record:
         rows = record["bias"]["rows"]
         found["bias"] = (
@@ -281,7 +333,8 @@ def main() -> None:
                 sections = save(name, rows)
                 print(*tables(sections)[name][1][-1], sep="   ", flush=True)
         else:
-            for line in tables(save(name, bias() if name == "bias" else speed(given.repeats)))[name][1]:
+            made = learn(given.data) if name == "learn" else bias() if name == "bias" else speed(given.repeats)
+            for line in tables(save(name, made))[name][1]:
                 print(*line, sep="   ", flush=True)
 
 

@@ -208,18 +208,16 @@ def speed_tables() -> str | None:
     return re.sub("^## ", "### ", render(found), flags=re.MULTILINE).rstrip()
 
 
-def events_table() -> str | None:
-    """Dense layers by events beside the matrix product, at each density."""
-    found = load("events-cpu")
-    if found is None:
-        return None
-    names = [name for name in found["rows"][0] if name != "density"]
-    rows = [[f"{row['density']:.0%}", *(f"{row[name]['median'] * 1e3:.1f}" for name in names)] for row in found["rows"]]
-    n, inputs, outputs = found["shape"]
+def events_tables() -> dict[str, str | None]:
+    """Dense layers by events and by tables beside the matrix product, at each density and size."""
+    from benchmarks import events
+
+    if (found := load("events-cpu")) is None:
+        return {}
     about = origin(found["command"], found["environment"])
-    return (
-        f"{table(['inputs that spike', *names], rows)}\n\nms, float32, {n} x {inputs} by {inputs} x {outputs}. {about}"
-    )
+    return {
+        name: f"{table(header, rows)}\n\n{note} {about}" for name, (header, rows, note) in events.tables(found).items()
+    }
 
 
 def symmetry_tables() -> dict[str, str | None]:
@@ -281,7 +279,9 @@ def dale_tables() -> dict[str, str | None]:
                 continue
             tables[f"dale_{network}_{data}"] = f"{table(*dale.matrix(found))}\n\n{_seeded(found)}"
             for page, modes in dale.PAGES.items():
-                pages[page] += [f"{title}, {dale.TITLES[network]}:", table(*dale.table(found, modes)), _seeded(found)]
+                if any(key.endswith(f", {mode}") for key in found["rows"] for mode in modes[1:]):
+                    shown = table(*dale.table(found, modes))
+                    pages[page] += [f"{title}, {dale.TITLES[network]}:", shown, _seeded(found)]
     return tables | {f"dale_{page}": "\n\n".join(parts) or None for page, parts in pages.items()}
 
 
@@ -456,7 +456,7 @@ def outputs() -> dict[Path, str]:
         "speed": speed_tables(),
         "speed_summary": speed_summary(),
         "precision": precision_table(),
-        "events": events_table(),
+        **events_tables(),
         "angles": angles_table(),
         "circuits": circuits_table(),
         "snntorch": snntorch_table(),

@@ -1,23 +1,38 @@
-"""Products of dense layers with spikes that count the events: a row of W is read only where there is a spike.
+"""Products of dense layers with spikes, in fewer operations than a dense product, which knows nothing of its factors.
 
-y = x W^T needs out additions for each entry of x that is not zero, against in * out for the dense product of a row.
-Below `DENSITY` that is faster on a CPU in float32, although the dense product runs at the processor's peak
-(`python -m benchmarks.events`). The sums run in another order than a matrix product's: results differ by rounding.
+y = x W^T needs in * out products for each row of x. On a CPU in float32 two ways are faster (`python -m
+benchmarks.events`):
 
-Entries of x that are zero add nothing, where a dense product would add 0 * inf = NaN for a weight that is infinite.
+    events  only the rows of W are read where x is not zero: density * in * out additions. For few events, of any value.
+    tables  the 16 sums of four rows of W are made once for many rows of x, and a row looks one up for each four of its
+            inputs: in * out / 4 additions. For entries that are 0 or 1, at any density.
+
+The sums run in another order than a matrix product's: results differ by rounding. Entries of x that are zero add
+nothing, where a dense product would add 0 * inf = NaN for a weight that is infinite.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+Way = Literal["dense", "events", "tables"]
 
 DENSITY = 0.25
 """Above this share of events the dense product is the faster one (benchmarks/results/events-cpu.json)."""
 
-LEAST = 64
-"""Rows, inputs and outputs of the smallest product for which counting pays."""
+TABLES_FROM = 0.12
+"""From this share of events on, tables are faster than events."""
+
+
+SIDE = 64
+"""Inputs and outputs of the smallest layer that is looked at."""
+
+LEAST: dict[str, tuple[int, int]] = {"events": (128, 8_000_000), "tables": (512, 50_000_000)}
+"""Rows, and products of numbers in the dense way, from which each way pays: below, what it prepares costs more than it
+saves (benchmarks/results/events-cpu.json)."""
 
 SAMPLE = 64
 """Rows that are looked at to estimate the density."""
@@ -26,60 +41,87 @@ CHUNK = 1600
 """Rows of the error that one pass of the weight gradient runs through, so that they stay in the caches."""
 
 
-def sparse(x: Tensor, weight: Tensor) -> bool:
-    """Whether x (..., in) has so few events that the product with W (out, in) is faster by events than dense.
+def way(x: Tensor, weight: Tensor) -> Way:
+    """The fastest way to the product of x (..., in) with W (out, in): by events where there are few, by tables where
+    all is 0 or 1, dense otherwise.
 
     A function of the values alone, so that a run repeats itself; float32 on the CPU only, outside compiled programs.
     """
     if torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        return False
+        return "dense"
     rows = x.numel() // max(1, x.shape[-1])
-    if x.dtype != torch.float32 or weight.dtype != x.dtype or min(rows, *weight.shape) < LEAST or _kernel() is None:
-        return False
-    sample = x.detach().reshape(rows, -1)[:: max(1, rows // SAMPLE)]
-    return int(torch.count_nonzero(sample)) < DENSITY * sample.numel()
+    pays = [way for way, (least, work) in LEAST.items() if rows >= least and rows * weight.numel() >= work]
+    small = min(weight.shape) < SIDE or not pays
+    if x.dtype != torch.float32 or weight.dtype != x.dtype or small or _kernels() is None:
+        return "dense"
+    sample = x.detach().reshape(rows, -1)[:: max(1, rows // SAMPLE)].contiguous()
+    events, ones = _kernels()[0].census(sample)
+    if "tables" in pays and ones == events >= TABLES_FROM * sample.numel():
+        return "tables"
+    return "events" if events < DENSITY * sample.numel() else "dense"
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b by events; x (..., in), W (out, in), b (out,) -> (..., out). No autograd."""
-    rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
-    shape = (len(rows), len(weight))
-    y = x.new_zeros(shape) if bias is None else bias.detach().expand(shape).contiguous()
-    _kernel().gather(rows, weight.detach().t().contiguous(), y)
-    return y.unflatten(0, x.shape[:-1])
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> tuple[Tensor, Way]:
+    """x W^T + b; x (..., in), W (out, in), b (out,) -> (..., out). No autograd.
+
+    Returns:
+        the product, and the way it took: dense where tables were asked for and some entry is neither 0 nor 1.
+    """
+    if way != "dense":
+        rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
+        by_events, tables = _kernels()
+        codes = tables.code_rows(rows) if way == "tables" else None
+        if way == "events" or codes is not None:
+            shape = (len(rows), len(weight))
+            y = x.new_zeros(shape) if bias is None else bias.detach().expand(shape).contiguous()
+            transposed = weight.detach().t().contiguous()
+            if codes is None:
+                by_events.gather(rows, transposed, y)
+            else:
+                tables.add(codes, transposed, y)
+            return y.unflatten(0, x.shape[:-1]), way
+    return F.linear(x, weight, bias), "dense"
 
 
-def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    """dL/dW = grad^T x by events; grad (N, out), x (N, in) -> (out, in). No autograd."""
+def weight_gradient(grad: Tensor, x: Tensor, way: Way) -> Tensor:
+    """dL/dW = grad^T x; grad (N, out), x (N, in) -> (out, in). way: the one that the product took. No autograd."""
+    if way == "dense":
+        return grad.t().mm(x)
+    by_events, tables = _kernels()
     grad, total = grad.contiguous(), x.new_zeros(x.shape[1], grad.shape[1])
+    if way == "tables":
+        tables.add(tables.code_columns(x.contiguous()), grad, total)
+        return total.t()
     for start in range(0, len(x), CHUNK):
-        _kernel().gather(x[start : start + CHUNK].t().contiguous(), grad[start : start + CHUNK], total)
+        by_events.gather(x[start : start + CHUNK].t().contiguous(), grad[start : start + CHUNK], total)
     return total.t()
 
 
-class EventLinear(torch.autograd.Function):
-    """y = x W^T + b by events; dL/dx = dL/dy W, dense. Twice differentiable, as the dense layer is."""
+class SpikeLinear(torch.autograd.Function):
+    """y = x W^T + b by events or tables; dL/dx = dL/dy W, dense. Twice differentiable, as the dense layer is."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        y, ctx.way = product(x, weight, bias, way)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         flat, rows, g_weight = grad.flatten(0, -2), x.flatten(0, -2), None
         if needs_weight:  # with create_graph=True by torch's own product, which can be differentiated again
-            g_weight = flat.t().mm(rows) if torch.is_grad_enabled() else weight_gradient(flat, rows)
-        return grad.matmul(weight) if needs_x else None, g_weight, flat.sum(0) if needs_bias else None
+            g_weight = weight_gradient(flat, rows, "dense" if torch.is_grad_enabled() else ctx.way)
+        return grad.matmul(weight) if needs_x else None, g_weight, flat.sum(0) if needs_bias else None, None
 
 
 @cache
-def _kernel() -> Any:
-    """The compiled loops, or None without numba: the dense product then serves (a backend's log line says why)."""
+def _kernels() -> Any:
+    """The compiled loops by events and by tables, or None without numba: the dense product then serves (a backend's log
+    line says why)."""
     try:
-        from spikecredit.synapses import events_cpu
+        from spikecredit.synapses import events_cpu, tables_cpu
     except ImportError:
         return None
-    return events_cpu
+    return events_cpu, tables_cpu

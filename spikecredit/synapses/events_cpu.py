@@ -61,6 +61,20 @@ def _gather_parallel(parts, chunk, n, *arguments):
         _gather(p * chunk, min((p + 1) * chunk, n), *arguments)
 
 
+@njit(**passes.COMPILE)
+def _census(x):
+    events, ones = 0, 0
+    for v in x:
+        events += v != 0
+        ones += v == 1
+    return events, ones
+
+
+def census(x: Tensor) -> tuple[int, int]:
+    """How many entries of a contiguous x are not zero, and how many are one."""
+    return _census(x.view(-1).numpy())
+
+
 def gather(x: Tensor, w: Tensor, y: Tensor) -> None:
     """y += x w; x (n, m) with few entries that are not zero, w (m, k) and y (n, k), all contiguous."""
     _run(_gather, _gather_parallel, w.shape[1], len(x), x.numpy(), w.numpy(), y.numpy())

@@ -19,8 +19,8 @@ class _FeedbackLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor) -> Tensor:
         ctx.save_for_backward(x, feedback)
-        ctx.by_events = events.sparse(x, weight)
-        return events.product(x, weight, bias) if ctx.by_events else F.linear(x, weight, bias)
+        y, ctx.way = events.product(x, weight, bias, events.way(x, weight))
+        return y
 
     @staticmethod
     @once_differentiable
@@ -29,7 +29,7 @@ class _FeedbackLinear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         flat, rows, g_weight = grad.flatten(0, -2), x.flatten(0, -2), None
         if needs_weight:
-            g_weight = events.weight_gradient(flat, rows) if ctx.by_events else flat.t().mm(rows)
+            g_weight = events.weight_gradient(flat, rows, ctx.way)
         return (
             grad.matmul(feedback) if needs_x else None,
             g_weight,
@@ -73,9 +73,8 @@ class Linear(Synapse, nn.Linear):
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor | None) -> Tensor:
         """x W^T + b, whose error returns through B; through W where that is None."""
         if feedback is None:
-            if events.sparse(x, weight):
-                return events.EventLinear.apply(x, weight, bias)
-            return F.linear(x, weight, bias)
+            way = events.way(x, weight)
+            return F.linear(x, weight, bias) if way == "dense" else events.SpikeLinear.apply(x, weight, bias, way)
         if x.ndim == 1:
             return self.product(x[None], weight, bias, feedback)[0]
         return _FeedbackLinear.apply(*cast_for_autocast(x.device.type, x, weight, bias, feedback))

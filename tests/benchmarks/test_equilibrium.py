@@ -28,9 +28,16 @@ def test_tables_show_the_sections_that_were_measured() -> None:
     times = {"median": 0.002, "low": 0.001, "high": 0.003}
     record = {
         "mnist": {"rows": [{"name": "2 epochs", "epochs": 2, "seed": 0, "test_accuracy": 0.975, "seconds": 90.0}]},
+        "learn": {
+            "rows": [
+                {"learn": "traces", "free": 16, "nudged": 12, "beta": 0.5, "trained": t, "cosines": [c, -0.251]}
+                for t, c in ((False, 0.9), (True, 0.1))
+            ]
+        },
         "speed": {"rows": [{"network": "a", "case": "b", **times, "ratio": 9.87}]},
     }
     made = equilibrium.tables(record)
     assert made["mnist"][1] == [["2 epochs", "2", "0", "2.50", "1.5"]]
+    assert made["learn"][1] == [["traces", "16 + 12", "0.5", "0.90 / -0.25", "0.10 / -0.25"]]
     assert made["speed"][1] == [["a", "b", "2.00 ms (1.00 to 3.00)", "9.9"]]
     assert equilibrium.tables({}) == {}

@@ -1,4 +1,4 @@
-"""Products by events: equal to the dense ones, chosen where they pay, differentiable as the dense layer is."""
+"""Products by events and by tables: equal to the dense ones, chosen where they pay, differentiable as the dense is."""
 
 import pytest
 import torch
@@ -16,11 +16,22 @@ def spikes(*shape, density=0.1, seed=0, graded=False):
     return x * torch.randn(*shape, generator=generator) if graded else x
 
 
+SMALL = {"events": (1, 1), "tables": (64, 1)}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """As if a few rows were worth it."""
+    monkeypatch.setattr(events, "LEAST", SMALL)
+
+
 @pytest.fixture
 def always(monkeypatch):
     """Every float32 product by events, however small or dense."""
     monkeypatch.setattr(events, "DENSITY", 2.0)
-    monkeypatch.setattr(events, "LEAST", 1)
+    monkeypatch.setattr(events, "TABLES_FROM", 2.0)
+    monkeypatch.setattr(events, "SIDE", 1)
+    monkeypatch.setattr(events, "LEAST", SMALL)
 
 
 def relative(a, b):
@@ -44,15 +55,48 @@ def test_products_equal_the_float64_ones(rows, inputs, outputs, density, graded,
     b = torch.randn(outputs) if bias else None
     wanted = F.linear(x.double(), w.double(), None if b is None else b.double())
     terms = F.linear(x.double().abs(), w.double().abs(), None if b is None else b.double().abs())  # rounding's scale
-    assert bool(((events.product(x, w, b).double() - wanted).abs() <= 1e-6 * terms).all())
+    ways = ["dense", "events"] + ["tables"] * (not graded and outputs >= 64)
+    for way in ways:
+        y, took = events.product(x, w, b, way)
+        assert took == way and bool(((y.double() - wanted).abs() <= 1e-6 * terms).all())
     grad = torch.randn(rows, outputs)
     wanted, terms = grad.double().t() @ x.double(), grad.double().abs().t() @ x.double().abs()
-    assert bool(((events.weight_gradient(grad, x).double() - wanted).abs() <= 1e-6 * terms).all())
+    for way in ways:
+        found = events.weight_gradient(grad, x, way).double()
+        assert bool(((found - wanted).abs() <= 1e-6 * terms).all())
 
 
 def test_more_rows_than_a_chunk():
-    x, grad = spikes(2 * events.CHUNK + 5, 8, density=0.3), torch.randn(2 * events.CHUNK + 5, 6)
-    assert relative(events.weight_gradient(grad, x), grad.double().t() @ x.double()) < 1e-6
+    x, grad = spikes(2 * events.CHUNK + 5, 70, density=0.3), torch.randn(2 * events.CHUNK + 5, 66)
+    for way in ("events", "tables"):
+        assert relative(events.weight_gradient(grad, x, way), grad.double().t() @ x.double()) < 1e-6
+        weight = torch.randn(66, 70)
+        assert relative(events.product(x, weight, None, way)[0], x.double() @ weight.double().t()) < 1e-6
+
+
+@pytest.mark.parametrize("wrong", [0.5, -1.0, 2.0, float("nan"), float("inf"), 1e-30])
+def test_tables_are_of_zeros_and_ones_only(wrong):
+    """One other entry among many, which no sample need see: the dense product serves."""
+    x, w = spikes(300, 81, density=0.5), torch.randn(70, 81)
+    for place in ((0, 0), (299, 80), (150, 80), (7, 13)):
+        graded = x.clone()
+        graded[place] = wrong
+        y, took = events.product(graded, w, None, "tables")
+        assert took == "dense" and torch.equal(y.nan_to_num(), F.linear(graded, w).nan_to_num())
+
+
+def test_what_goes_by_addresses_checks_what_it_is_given():
+    tables = events._kernels()[1]
+    x, w = spikes(100, 80), torch.randn(80, 70)
+    codes, y = tables.code_rows(x), torch.zeros(100, 70)
+    tables.add(codes, w, y)
+    assert relative(y, x @ w) < 1e-6
+    for a, b in (
+        (w[:, :50].contiguous(), torch.zeros(100, 50)), (torch.randn(70, 80).t(), y), (w, torch.zeros(70, 100).t()),
+        (w.double(), y.double()), (torch.randn(200, 70), y), (w, y[:90]),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="at least 64 columns"):
+            tables.add(codes, a, b)
 
 
 def gradients(layer, x, weights):
@@ -63,63 +107,83 @@ def gradients(layer, x, weights):
 
 @pytest.mark.parametrize("pathway", [None, sc.FeedbackAlignment(), sc.SignSymmetry()])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_layer_gives_the_same_by_events(pathway, bias, monkeypatch):
+@pytest.mark.parametrize(("density", "way"), [(0.05, "events"), (0.5, "tables")])
+def test_a_layer_gives_the_same_by_every_way(pathway, bias, density, way, monkeypatch, small):
     layer = sc.Linear(90, 70, bias=bias, pathway=pathway)
-    x, weights = spikes(5, 16, 90), torch.randn(5, 16, 70)
-    counted = []
-    product = events.product
-    monkeypatch.setattr(events, "product", lambda *a: counted.append(1) or product(*a))
+    x, weights = spikes(5, 16, 90, density=density), torch.randn(5, 16, 70)
+    taken = []
+    gradient = events.weight_gradient
+    monkeypatch.setattr(events, "weight_gradient", lambda *a: taken.append(a[2]) or gradient(*a))
     found = gradients(layer, x, weights)
-    assert counted == [1]
-    monkeypatch.setattr(events, "DENSITY", 0.0)
+    assert taken == [way]
+    monkeypatch.setattr(events, "LEAST", {})
     dense = gradients(layer, x, weights)
-    assert counted == [1]
+    assert "events" not in taken[1:] and "tables" not in taken[1:]
     for a, b in zip(found, dense, strict=True):
         assert a.shape == b.shape
         assert relative(a, b) < 1e-6
 
 
-def test_a_wrong_weight_gradient_would_be_noticed(monkeypatch):
+def test_a_wrong_weight_gradient_would_be_noticed(monkeypatch, small):
     """The mutation: events of the rows shifted by one."""
     gradient = events.weight_gradient
-    monkeypatch.setattr(events, "weight_gradient", lambda grad, x: gradient(grad, x.roll(1, 0)))
+    monkeypatch.setattr(events, "weight_gradient", lambda grad, x, way: gradient(grad, x.roll(1, 0), way))
     with pytest.raises(AssertionError):
-        test_a_layer_gives_the_same_by_events(None, True, monkeypatch)
+        test_a_layer_gives_the_same_by_every_way(None, True, 0.5, "tables", monkeypatch, None)
 
 
 @pytest.mark.parametrize(
-    ("change", "by_events"),
+    ("change", "way"),
     [
-        (lambda x, w: (x, w), True),
-        (lambda x, w: (1 - x, w), False),  # dense
-        (lambda x, w: (x.double(), w.double()), False),
-        (lambda x, w: (x[:10], w), False),  # small
-        (lambda x, w: (x, w[:10]), False),
-        (lambda x, w: (x.bfloat16(), w.bfloat16()), False),
+        (lambda x, w: (x, w), "events"),
+        (lambda x, w: (x / 2, w), "events"),
+        (lambda x, w: (1 - x, w), "tables"),
+        (lambda x, w: (torch.ones_like(x), w), "tables"),
+        (lambda x, w: (torch.zeros_like(x), w), "events"),
+        (lambda x, w: ((1 - x) / 2, w), "dense"),
+        (lambda x, w: (x.double(), w.double()), "dense"),
+        (lambda x, w: (x[:60], w), "events"),
+        (lambda x, w: (1 - x[:60], w), "dense"),  # few rows
+        (lambda x, w: (1 - x, w[:10]), "dense"),
+        (lambda x, w: (x.bfloat16(), w.bfloat16()), "dense"),
     ],
 )
-def test_when_it_is_chosen(change, by_events):
-    x, w = change(spikes(100, 80), torch.randn(70, 80))
-    assert events.sparse(x, w) is by_events
+def test_when_it_is_chosen(change, way, small):
+    x, w = change(spikes(100, 80, density=0.05), torch.randn(70, 80))
+    assert events.way(x, w) == way
 
 
-def test_autocast_keeps_its_own_products():
+@pytest.mark.parametrize(
+    ("shape", "density", "way"),
+    [
+        ((3200, 784, 1000), 0.05, "events"), ((3200, 784, 1000), 0.5, "tables"), ((500, 784, 1000), 0.5, "dense"),
+        ((1000, 200, 200), 0.5, "dense"), ((1000, 200, 200), 0.05, "events"), ((127, 1000, 1000), 0.05, "dense"),
+        ((200, 100, 100), 0.05, "dense"), ((100_000, 63, 1000), 0.5, "dense"),
+    ],
+)  # fmt: skip
+def test_where_it_would_not_pay_the_product_is_dense(shape, density, way):
+    rows, inputs, outputs = shape
+    assert events.way(spikes(rows, inputs, density=density), torch.empty(outputs, inputs)) == way
+
+
+def test_autocast_keeps_its_own_products(small):
     layer, x = sc.Linear(80, 70), spikes(100, 80)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not events.sparse(x, layer.weight)
+        assert events.way(x, layer.weight) == "dense"
         assert layer(x).dtype == torch.bfloat16
 
 
-def test_without_numba_the_dense_product_serves(monkeypatch):
-    monkeypatch.setattr(events, "_kernel", lambda: None)
+def test_without_numba_the_dense_product_serves(monkeypatch, small):
+    monkeypatch.setattr(events, "_kernels", lambda: None)
     layer, x = sc.Linear(80, 70), spikes(100, 80)
-    assert not events.sparse(x, layer.weight)
+    assert events.way(x, layer.weight) == "dense"
     assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
 
 
-def test_a_step_that_runs_again_repeats_itself():
+@pytest.mark.parametrize("density", [0.05, 0.5])
+def test_a_step_that_runs_again_repeats_itself(density, small):
     torch.manual_seed(0)
-    layer, x, weights = sc.Linear(300, 200), spikes(20, 64, 300), torch.randn(20, 64, 200)
+    layer, x, weights = sc.Linear(300, 200), spikes(20, 64, 300, density=density), torch.randn(20, 64, 200)
     first = gradients(layer, x, weights)
     threads = torch.get_num_threads()
     try:
@@ -141,7 +205,7 @@ def test_second_derivatives(always):
 
     given = x.clone().requires_grad_()
     found = penalty()
-    events.DENSITY = 0.0  # the fixture puts it back
+    events.DENSITY = 0.0  # graded, so that tables do not serve; the fixture puts it back
     for a, b in zip(found, penalty(), strict=True):
         assert relative(a, b) < 1e-5
 
@@ -163,3 +227,32 @@ def test_nan_and_infinity_in_the_events_go_through(always):
     x[1, 2], x[3, 0] = float("nan"), float("inf")
     assert torch.equal(layer(x).isnan(), F.linear(x, layer.weight, layer.bias).isnan())
     assert torch.equal(layer(x).isinf(), F.linear(x, layer.weight, layer.bias).isinf())
+
+
+def test_second_derivatives_by_tables(small):
+    layer, x = sc.Linear(70, 66), spikes(4, 20, 70, density=0.5)
+
+    def penalty():
+        given = x.clone().requires_grad_()
+        (g,) = torch.autograd.grad(layer(given).square().sum(), given, create_graph=True)
+        return torch.autograd.grad(g.square().sum(), [given, layer.weight])
+
+    found = penalty()
+    assert events.way(x, layer.weight) == "tables"
+    for a, b in zip(found, penalty_of_the_dense(layer, x), strict=True):
+        assert relative(a, b) < 1e-5
+
+
+def penalty_of_the_dense(layer, x):
+    given = x.clone().requires_grad_()
+    y = F.linear(given, layer.weight, layer.bias)
+    (g,) = torch.autograd.grad(y.square().sum(), given, create_graph=True)
+    return torch.autograd.grad(g.square().sum(), [given, layer.weight])
+
+
+def test_a_weight_that_is_infinite_is_not_added_where_nothing_spikes(small):
+    x, layer = spikes(100, 80, density=0.5), sc.Linear(80, 70)
+    with torch.no_grad():
+        layer.weight[3, 5] = float("inf")
+        y = layer(x)
+    assert torch.equal(y[:, 3].isinf(), x[:, 5] == 1) and not y.isnan().any()
