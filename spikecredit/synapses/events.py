@@ -28,10 +28,10 @@ TABLES_FROM = 0.12
 """From this share of events on, tables are faster than events."""
 
 
-SIDE = 64
+SIDE = 128
 """Inputs and outputs of the smallest layer that is looked at."""
 
-LEAST: dict[str, tuple[int, int]] = {"events": (128, 8_000_000), "tables": (512, 50_000_000)}
+LEAST: dict[str, tuple[int, int]] = {"events": (128, 12_000_000), "tables": (512, 30_000_000)}
 """Rows, and products of numbers in the dense way, from which each way pays: below, what it prepares costs more than it
 saves (benchmarks/results/events-cpu.json)."""
 

@@ -22,6 +22,7 @@ SMALL = {"events": (1, 1), "tables": (64, 1)}
 @pytest.fixture
 def small(monkeypatch):
     """As if a few rows were worth it."""
+    monkeypatch.setattr(events, "SIDE", 64)
     monkeypatch.setattr(events, "LEAST", SMALL)
 
 
@@ -191,8 +192,8 @@ def test_when_it_is_chosen(change, way, small):
     ("shape", "density", "way"),
     [
         ((3200, 784, 1000), 0.05, "events"), ((3200, 784, 1000), 0.5, "tables"), ((500, 784, 1000), 0.5, "dense"),
-        ((1000, 200, 200), 0.5, "dense"), ((1000, 200, 200), 0.05, "events"), ((127, 1000, 1000), 0.05, "dense"),
-        ((200, 100, 100), 0.05, "dense"), ((100_000, 63, 1000), 0.5, "dense"),
+        ((600, 200, 200), 0.5, "dense"), ((600, 200, 200), 0.05, "events"), ((127, 1000, 1000), 0.05, "dense"),
+        ((200, 100, 100), 0.05, "dense"), ((100_000, 127, 128), 0.5, "dense"),
     ],
 )  # fmt: skip
 def test_where_it_would_not_pay_the_product_is_dense(shape, density, way):
