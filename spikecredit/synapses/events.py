@@ -6,7 +6,6 @@ benchmarks.events`):
     events  only the rows of W are read where x is not zero: density * in * out additions. For few events, of any value.
     tables  the 16 sums of four rows of W are made once for many rows of x, and a row looks one up for each four of its
             inputs: in * out / 4 additions. For entries that are 0 or 1, at any density.
-    narrow  the dense products of a readout, few outputs of many rows, in the shapes that the libraries are fast in.
 
 The sums run in another order than a matrix product's: results differ by rounding. Entries of x that are zero add
 nothing, where a dense product would add 0 * inf = NaN for a weight that is infinite.
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Way = Literal["dense", "events", "tables", "narrow"]
+Way = Literal["dense", "events", "tables"]
 
 DENSITY = 0.25
 """Above this share of events the dense product is the faster one (benchmarks/results/events-cpu.json)."""
@@ -35,17 +34,11 @@ LEAST: dict[str, tuple[int, int]] = {"events": (128, 12_000_000), "tables": (512
 """Rows, and products of numbers in the dense way, from which each way pays: below, what it prepares costs more than it
 saves (benchmarks/results/events-cpu.json)."""
 
-NARROW, WIDE = 16, 1_000_000
-"""Outputs at most, and entries of x at least, of a product that is narrow."""
-
 SAMPLE = 64
 """Rows that are looked at to estimate the density."""
 
 CHUNK = 1600
 """Rows of the error that one pass of the weight gradient runs through, so that they stay in the caches."""
-
-SLICE = 400
-"""Rows of what a narrow layer sends back that are made at a time, for the same reason."""
 
 
 def way(x: Tensor, weight: Tensor) -> Way:
@@ -57,8 +50,6 @@ def way(x: Tensor, weight: Tensor) -> Way:
     if torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return "dense"
     rows = x.numel() // max(1, x.shape[-1])
-    if x.dtype == weight.dtype == torch.float32 and len(weight) <= NARROW and x.numel() >= WIDE:
-        return "narrow"
     pays = [way for way, (least, work) in LEAST.items() if rows >= least and rows * weight.numel() >= work]
     small = min(weight.shape) < SIDE or not pays
     if x.dtype != torch.float32 or weight.dtype != x.dtype or small or _kernels() is None:
@@ -76,10 +67,6 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> tuple[T
     Returns:
         the product, and the way it took: dense where tables were asked for and some entry is neither 0 nor 1.
     """
-    if way == "narrow":
-        inputs = x.detach().reshape(-1, x.shape[-1]).t()
-        y = weight.mm(inputs) if bias is None else torch.addmm(bias[:, None], weight, inputs)
-        return y.t().contiguous().unflatten(0, x.shape[:-1]), way
     if way != "dense":
         rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
         by_events, tables = _kernels()
@@ -98,7 +85,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> tuple[T
 
 def weight_gradient(grad: Tensor, x: Tensor, way: Way) -> Tensor:
     """dL/dW = grad^T x; grad (N, out), x (N, in) -> (out, in). way: the one that the product took. No autograd."""
-    if way in ("dense", "narrow"):
+    if way == "dense":
         return grad.t().mm(x)
     by_events, tables = _kernels()
     grad, total = grad.contiguous(), x.new_zeros(x.shape[1], grad.shape[1])
@@ -110,19 +97,8 @@ def weight_gradient(grad: Tensor, x: Tensor, way: Way) -> Tensor:
     return total.t()
 
 
-def to_inputs(grad: Tensor, feedback: Tensor, way: Way) -> Tensor:
-    """dL/dx = grad B; grad (..., out), B (out, in) -> (..., in). way: the one that the product took."""
-    if way != "narrow" or torch.is_grad_enabled():
-        return grad.matmul(feedback)
-    flat = grad.reshape(-1, grad.shape[-1])
-    found = flat.new_empty(len(flat), feedback.shape[1])
-    for start in range(0, len(flat), SLICE):
-        torch.mm(flat[start : start + SLICE], feedback, out=found[start : start + SLICE])
-    return found.unflatten(0, grad.shape[:-1])
-
-
 class SpikeLinear(torch.autograd.Function):
-    """y = x W^T + b by any way; dL/dx = dL/dy W, dense. Twice differentiable, as the dense layer is."""
+    """y = x W^T + b by events or tables; dL/dx = dL/dy W, dense. Twice differentiable, as the dense layer is."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> Tensor:
@@ -137,8 +113,7 @@ class SpikeLinear(torch.autograd.Function):
         flat, rows, g_weight = grad.flatten(0, -2), x.flatten(0, -2), None
         if needs_weight:  # with create_graph=True by torch's own product, which can be differentiated again
             g_weight = weight_gradient(flat, rows, "dense" if torch.is_grad_enabled() else ctx.way)
-        g_x = to_inputs(grad, weight, ctx.way) if needs_x else None
-        return g_x, g_weight, flat.sum(0) if needs_bias else None, None
+        return grad.matmul(weight) if needs_x else None, g_weight, flat.sum(0) if needs_bias else None, None
 
 
 @cache

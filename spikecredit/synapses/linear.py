@@ -31,7 +31,7 @@ class _FeedbackLinear(torch.autograd.Function):
         if needs_weight:
             g_weight = events.weight_gradient(flat, rows, ctx.way)
         return (
-            events.to_inputs(grad, feedback, ctx.way) if needs_x else None,
+            grad.matmul(feedback) if needs_x else None,
             g_weight,
             flat.sum(0) if needs_bias else None,
             None,

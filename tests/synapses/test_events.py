@@ -1,4 +1,4 @@
-"""Products by events, by tables and narrow ones: equal to the dense, chosen where they pay, as often differentiable."""
+"""Products by events and by tables: equal to the dense ones, chosen where they pay, differentiable as the dense is."""
 
 import pytest
 import torch
@@ -123,40 +123,6 @@ def test_a_layer_gives_the_same_by_every_way(pathway, bias, density, way, monkey
     for a, b in zip(found, dense, strict=True):
         assert a.shape == b.shape
         assert relative(a, b) < 1e-6
-
-
-@pytest.mark.parametrize("pathway", [None, sc.FeedbackAlignment(), sc.SignSymmetry()])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("outputs", [1, 10, 16])
-def test_a_readout_is_a_narrow_product(pathway, bias, outputs, monkeypatch):
-    """More rows than a slice, of any values; the same as the dense one, in the same layout."""
-    layer = sc.Linear(90, outputs, bias=bias, pathway=pathway)
-    shape = (3, events.SLICE // 2 + 7)
-    x, weights = spikes(*shape, 90, density=0.5, graded=True), torch.randn(*shape, outputs)
-    monkeypatch.setattr(events, "WIDE", x.numel())
-    assert events.way(x, layer.weight) == "narrow"
-    found = gradients(layer, x, weights)
-    monkeypatch.setattr(events, "WIDE", x.numel() + 1)
-    assert events.way(x, layer.weight) == "dense"
-    for a, b in zip(found, gradients(layer, x, weights), strict=True):
-        assert a.shape == b.shape and a.is_contiguous() and relative(a, b) < 1e-6
-
-
-@pytest.mark.parametrize(("outputs", "dtype"), [(17, torch.float32), (10, torch.float64), (10, torch.bfloat16)])
-def test_others_are_not_narrow(outputs, dtype):
-    x, w = torch.rand(20_000, 60, dtype=dtype), torch.randn(outputs, 60, dtype=dtype)
-    assert events.way(x, w) == "dense"
-    assert events.way(x.float(), w[:10].float()) == "narrow"
-
-
-def test_second_derivatives_of_a_narrow_product(monkeypatch):
-    monkeypatch.setattr(events, "WIDE", 1)
-    layer, x = sc.Linear(30, 10), torch.randn(4, 20, 30)
-    given = x.clone().requires_grad_()
-    (g,) = torch.autograd.grad(layer(given).square().sum(), given, create_graph=True)
-    found = torch.autograd.grad(g.square().sum(), [given, layer.weight])
-    for a, b in zip(found, penalty_of_the_dense(layer, x), strict=True):
-        assert relative(a, b) < 1e-5
 
 
 def test_a_wrong_weight_gradient_would_be_noticed(monkeypatch, small):
