@@ -192,7 +192,9 @@ def trained(section: str, data: Path, folder: Path, seeds: int, end: float) -> I
             at = folder / section / name.replace(" ", "-").replace(",", "")
             row = train(config, str(data / "mnist"), seed, at, device, epochs, more)
             rows.append(row | {"seed": seed, "name": name})
-            yield rows
+            print(name, f"seed {seed}", f"{100 * (1 - row['test_accuracy']):.2f} %", sep="   ", flush=True)
+            done = {(r["name"], r["seed"]) for r in rows}
+            yield [*rows, *(r for key, r in kept.items() if key[0] in TRAINED[section] and key not in done)]
             if time.monotonic() > end:
                 return
 
@@ -330,8 +332,7 @@ def main() -> None:
     for name in given.only:
         if name in TRAINED:
             for rows in trained(name, given.data, given.folder, given.seeds, end):
-                sections = save(name, rows)
-                print(*tables(sections)[name][1][-1], sep="   ", flush=True)
+                save(name, rows)
         else:
             made = learn(given.data) if name == "learn" else bias() if name == "bias" else speed(given.repeats)
             for line in tables(save(name, made))[name][1]:
