@@ -123,7 +123,7 @@ def learn(data: Path) -> list[dict[str, Any]]:
 
         wanted = found(eq.Sweeps(640, 640), 1e-4)
         for what, (free, nudged), beta in LEARNS:
-            made = found(eq.SigmaDelta(free, nudged, learn=what), beta)  # type: ignore[arg-type]
+            made = found(eq.SigmaDelta(free, nudged, learn=what), beta)
             cosines = [float(cosine(a, b, dim=0)) for a, b in zip(made, wanted, strict=True)]
             row = {"learn": what, "free": free, "nudged": nudged, "beta": beta, "cosines": cosines}
             rows.append({"trained": trained, **row})

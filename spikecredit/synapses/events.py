@@ -26,7 +26,6 @@ DENSITY = 0.25
 TABLES_FROM = 0.12
 """From this share of events on, tables are faster than events."""
 
-
 SIDE = 128
 """Inputs and outputs of the smallest layer that is looked at."""
 

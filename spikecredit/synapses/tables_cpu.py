@@ -30,6 +30,8 @@ INPUTS = 4 * TABLES
 BYTES = 16 * TILE * 4
 """Of one table."""
 
+# Numba itself hands the first argument, the typing context, to an intrinsic: a caller leaves it out, which mypy cannot
+# know (call-arg below).
 LINE = ir.VectorType(ir.FloatType(), TILE)
 HALF = ir.VectorType(ir.FloatType(), TILE // 2)
 """Half a row: 16 sums of it are made in the vector registers."""
