@@ -1,9 +1,10 @@
-"""Dense layers by events and by tables against the matrix product: from which density and which size on do they pay?
+"""Layers by events and by tables against the dense products: from which density and which size on do they pay?
 
     python -m benchmarks.events [--repeats 15]
 
 Float32, forward and weight gradient. Densities: (3200, 784) x (784, 1000), as in FC 784-1000-10 at T = 25, batch 128.
-Sizes: square layers, events at 5 % of spikes and tables at 50 %. Writes results/events-cpu.json.
+Sizes: square layers, events at 5 % of spikes and tables at 50 %. Convolutions: the layers of LeNet and VGG, channels
+last, 13 % of spikes, and the error of a 2 x 2 maximum behind them. Writes results/events-cpu.json.
 """
 
 import itertools
@@ -13,7 +14,9 @@ from typing import Any
 import torch
 
 from benchmarks.common import arguments, interleaved, write
-from spikecredit.synapses import events
+from benchmarks.speed_networks import MNIST_MEAN
+from spikecredit.synapses import conv_events, events, pooled
+from spikecredit.synapses.pooled import Pooling
 
 ROWS, INPUTS, OUTPUTS = 3200, 784, 1000
 WAYS: dict[str, events.Way] = {"by events": "events", "by tables": "tables", "dense": "dense"}
@@ -21,6 +24,44 @@ DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.13, 0.2, 0.25, 0.3, 0.4, 0.5)
 SIZES = ((64, 128, 512, 1024, 4096), (64, 128, 256, 512, 1024))
 """Rows, and inputs as outputs."""
 AT: dict[str, float] = {"by events": 0.05, "by tables": 0.5}
+
+CONVOLUTIONS = (
+    (458, 12, 12, 64, 5, 0), (128, 8, 16, 64, 3, 1), (128, 32, 16, 64, 3, 1), (16, 64, 32, 64, 3, 1),
+    (64, 64, 16, 128, 3, 1), (64, 128, 8, 256, 3, 1), (64, 256, 8, 256, 3, 1), (64, 256, 4, 512, 3, 1),
+    (64, 512, 4, 512, 3, 1),
+)  # fmt: skip
+"""Images, channels, pixels a side, outputs, kernel and padding. The first: LeNet's second layer, one chunk of images."""
+
+WORK = (("forward", "by tables"), ("weight gradient", "by tables"), ("behind a maximum", "by events"))
+
+
+def convolution(
+    images: int, channels: int, side: int, outputs: int, size: int, pad: int
+) -> dict[str, Callable[[], Any]]:
+    """The forward product, the weight gradient, and all gradients behind a maximum: by our loops, and dense."""
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.rand(images, channels, side, side, generator=generator) < MNIST_MEAN).float()
+    weight, bias = torch.randn(outputs, channels, size, size, generator=generator), torch.zeros(outputs)
+    x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
+    geometry: conv_events.Geometry = (1, 1), (pad, pad), (1, 1), 1
+    pooling, scratch = Pooling(True, (2, 2, 0, 1, False)), conv_events.convolution(x, weight, bias, geometry)[0]
+    grad, (top, at) = torch.randn_like(scratch), pooling.forward(scratch)
+    error, g_x, plane = torch.randn_like(top), torch.empty_like(x), (scratch.shape[2], scratch.shape[3])
+
+    def dense_maximum() -> None:
+        pooling.backward(error, at, scratch)
+        conv_events.gradients(scratch, x, weight, geometry, (True, True, True))
+
+    return {
+        "forward, by tables": lambda: conv_events.convolution(x, weight, bias, geometry, "tables"),
+        "forward, dense": lambda: conv_events.convolution(x, weight, bias, geometry),
+        "weight gradient, by tables": lambda: conv_events.weight_gradient(grad, x, (size, size), geometry),
+        "weight gradient, dense": lambda: conv_events.gradients(grad, x, weight, geometry, (False, True, False)),
+        "behind a maximum, by events": lambda: pooled.kernels().gradients(
+            error, at, x, weight, geometry, plane, (True, True, True), g_x
+        ),
+        "behind a maximum, dense": dense_maximum,
+    }
 
 
 def cases(rows: int, inputs: int, outputs: int, density: float) -> dict[str, dict[str, Callable[[], Any]]]:
@@ -50,7 +91,20 @@ def tables(record: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
     header = ["rows x inputs = outputs", "million products", *(f"{way}, {AT[way]:.0%} spike" for way in AT)]
     note = f"ms, float32, {n} x {inputs} by {inputs} x {outputs}."
     both = "Times as fast as dense, forward and weight gradient together."
-    return {"events": (["inputs that spike", *names], rows, note), "events_sizes": (header, sizes, both)}
+    convolutions = [
+        [
+            row["layer"],
+            *(f"{row[f'{what}, {name}']['median'] * 1e3:.1f}" for what, way in WORK for name in (way, "dense")),
+        ]
+        for row in record["convolutions"]
+    ]
+    titles = [f"{what}, {name}" for what, way in WORK for name in (way, "dense")]
+    last = "ms, float32, channels last, 13 % of the inputs spike."
+    return {
+        "events": (["inputs that spike", *names], rows, note),
+        "events_sizes": (header, sizes, both),
+        "events_conv": (["images, layer", *titles], convolutions, last),
+    }
 
 
 def main() -> None:
@@ -75,8 +129,15 @@ def main() -> None:
             row[way] = found["dense"]["median"] / found[way]["median"]
         sizes.append(row)
         print(f"{count} x {side}  " + "  ".join(f"{way} {row[way]:.2f} x" for way in AT))
+    convolutions = []
+    for images, channels, side, outputs, size, pad in CONVOLUTIONS:
+        layer = f"{images} x {channels}@{side}x{side}, {outputs}@{size}x{size}"
+        found = interleaved(convolution(images, channels, side, outputs, size, pad), repeats)
+        convolutions.append({"layer": layer, **found})
+        print(f"{layer}  " + "  ".join(f"{name} {found[name]['median'] * 1e3:.2f} ms" for name in found))
     shape = [ROWS, INPUTS, OUTPUTS]
-    print(write("events-cpu", "python -m benchmarks.events", device, shape=shape, rows=rows, sizes=sizes))
+    command = "python -m benchmarks.events"
+    print(write("events-cpu", command, device, shape=shape, rows=rows, sizes=sizes, convolutions=convolutions))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from spikecredit.network import Network
 from spikecredit.neurons.rate import RateUnit
 from spikecredit.neurons.spiking import SpikingNeuron
-from spikecredit.synapses import AvgPool2d, Conv2d, Flatten, Linear, MaxPool2d, SoftPool2d
-from spikecredit.synapses.conv import Geometry, conv_gradients
+from spikecredit.synapses import AvgPool2d, Conv2d, Flatten, Linear, MaxPool2d, SoftPool2d, conv_events
+from spikecredit.synapses.conv_events import Geometry
 
 State = list[Tensor]
 """Activities of the layers s_1 ... s_L, (B, *units) each: nothing else is needed to go on."""
@@ -122,7 +122,7 @@ class Convolution(Section):
             above = self._spread(above, places, images)
 
         def transposed(grad: Tensor) -> Tensor:
-            g = conv_gradients(grad, images.real, feedback.real, geometry, (True, False, False))[0]
+            g = conv_events.gradients(grad, images.real, feedback.real, geometry, (True, False, False))[0]
             assert g is not None
             return g
 
@@ -137,7 +137,7 @@ class Convolution(Section):
             grad = self._spread(post, places, images)
 
         def products(grad: Tensor, images: Tensor) -> Tensor:
-            w = conv_gradients(grad, images, kernel.real, geometry, (False, True, False))[1]
+            w = conv_events.gradients(grad, images, kernel.real, geometry, (False, True, False))[1]
             assert w is not None
             return w
 

@@ -9,24 +9,9 @@ from torch.nn import functional as F
 
 from spikecredit.constraints import Constraint
 from spikecredit.pathways import Pathway
+from spikecredit.synapses import conv_events
+from spikecredit.synapses.conv_events import Geometry, Pair
 from spikecredit.synapses.synapse import Synapse, cast_for_autocast
-
-Pair = tuple[int, int]
-Geometry = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
-
-
-def conv_gradients(
-    grad: Tensor, x: Tensor, feedback: Tensor, geometry: Geometry, wanted: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
-    """dL/dx = conv_transpose(grad, feedback), dL/dW and dL/db of a convolution; None for what is not wanted.
-
-    One call gives all three, since the weight gradient of a convolution does not depend on the weight.
-    """
-    stride, padding, dilation, groups = geometry
-    bias_sizes, transposed, output_padding = [feedback.shape[0]], False, [0, 0]
-    return torch.ops.aten.convolution_backward(
-        grad, x, feedback, bias_sizes, stride, padding, dilation, transposed, output_padding, groups, list(wanted)
-    )
 
 
 class _FeedbackConv2d(torch.autograd.Function):
@@ -45,15 +30,16 @@ class _FeedbackConv2d(torch.autograd.Function):
         groups: int,
     ) -> Tensor:
         ctx.save_for_backward(x, feedback)
-        ctx.geometry = stride, padding, dilation, groups
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        ctx.geometry = geometry = stride, padding, dilation, groups
+        y, ctx.way = conv_events.convolution(x, weight, bias, geometry, conv_events.way(x, weight, geometry))
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, feedback = ctx.saved_tensors
-        g_x, g_weight, g_bias = conv_gradients(grad, x, feedback, ctx.geometry, ctx.needs_input_grad[:3])
-        return g_x, g_weight, g_bias, None, None, None, None, None
+        wanted = ctx.needs_input_grad[:3]
+        return *conv_events.gradients(grad, x, feedback, ctx.geometry, wanted, ctx.way), *[None] * 5
 
 
 class Conv2d(Synapse, nn.Conv2d):
@@ -110,9 +96,11 @@ class Conv2d(Synapse, nn.Conv2d):
 
     def product(self, images: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor | None) -> Tensor:
         """conv(images, W) + b, whose error returns through B; through W where that is None."""
-        if feedback is None:
-            return self._conv_forward(images, weight, bias)
         images, geometry = self.pad(images)
+        if feedback is None:
+            if conv_events.way(images, weight, geometry) == "dense":
+                return F.conv2d(images, weight, bias, *geometry)
+            return conv_events.SpikeConv2d.apply(images, weight, bias, geometry)
         cast = cast_for_autocast(images.device.type, images, weight, bias, feedback)
         return _FeedbackConv2d.apply(*cast, *geometry)
 
@@ -147,7 +135,7 @@ class Conv2d(Synapse, nn.Conv2d):
 
     def correlate(self, y: Tensor, x: Tensor) -> Tensor:
         geometry: Any = self.stride, (0, 0), self.dilation, self.groups
-        total = conv_gradients(y, x, self.weight, geometry, (False, True, False))[1]
+        total = conv_events.gradients(y, x, self.weight, geometry, (False, True, False))[1]
         assert total is not None
         return total / y[:, 0].numel()
 

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from spikecredit.constraints import Constraint, Unconstrained
 from spikecredit.pathways import Pathway
-from spikecredit.synapses.conv import Conv2d, Pair
+from spikecredit.synapses.conv import Conv2d
+from spikecredit.synapses.conv_events import Pair
 from spikecredit.synapses.linear import Linear
 from spikecredit.synapses.synapse import Synapse
 

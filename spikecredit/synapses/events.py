@@ -26,6 +26,9 @@ DENSITY = 0.25
 TABLES_FROM = 0.12
 """From this share of events on, tables are faster than events."""
 
+TILE = 64
+"""Outputs that tables are made for at a time, and at least (`tables_cpu.TILE`)."""
+
 SIDE = 128
 """Inputs and outputs of the smallest layer that is looked at."""
 
@@ -46,18 +49,31 @@ def way(x: Tensor, weight: Tensor) -> Way:
 
     A function of the values alone, so that a run repeats itself; float32 on the CPU only, outside compiled programs.
     """
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    if not may_pay(x, weight):
         return "dense"
     rows = x.numel() // max(1, x.shape[-1])
     pays = [way for way, (least, work) in LEAST.items() if rows >= least and rows * weight.numel() >= work]
-    small = min(weight.shape) < SIDE or not pays
-    if x.dtype != torch.float32 or weight.dtype != x.dtype or small or _kernels() is None:
+    if min(weight.shape) < SIDE or not pays:
         return "dense"
     sample = x.detach().reshape(rows, -1)[:: max(1, rows // SAMPLE)].contiguous()
-    events, ones = _kernels()[0].census(sample)
+    events, ones = kernels()[0].census(sample)
     if "tables" in pays and ones == events >= TABLES_FROM * sample.numel():
         return "tables"
     return "events" if events < DENSITY * sample.numel() else "dense"
+
+
+def may_pay(x: Tensor, weight: Tensor) -> bool:
+    """Whether the compiled loops are there for such tensors, and products are not torch's to choose."""
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if transformed or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    return x.dtype == weight.dtype == torch.float32 and kernels() is not None
+
+
+def all_spikes(sample: Tensor) -> bool:
+    """Whether each entry of some rows, contiguous, is 0 or 1."""
+    events, ones = kernels()[0].census(sample)
+    return bool(events == ones)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> tuple[Tensor, Way]:
@@ -68,16 +84,14 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> tuple[T
     """
     if way != "dense":
         rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
-        by_events, tables = _kernels()
+        by_events, tables = kernels()
         codes = tables.code_rows(rows) if way == "tables" else None
-        if way == "events" or codes is not None:
-            shape = (len(rows), len(weight))
-            y = x.new_zeros(shape) if bias is None else bias.detach().expand(shape).contiguous()
-            transposed = weight.detach().t().contiguous()
-            if codes is None:
-                by_events.gather(rows, transposed, y)
-            else:
-                tables.add(codes, transposed, y)
+        if codes is not None:
+            y = tables.product(codes, tables.weight_rows(weight[..., None]), bias)
+            return y.unflatten(0, x.shape[:-1]), way
+        if way == "events":
+            y = x.new_zeros(len(rows), len(weight)) if bias is None else bias.detach().repeat(len(rows), 1)
+            by_events.gather(rows, weight.detach().t().contiguous(), y)
             return y.unflatten(0, x.shape[:-1]), way
     return F.linear(x, weight, bias), "dense"
 
@@ -86,11 +100,12 @@ def weight_gradient(grad: Tensor, x: Tensor, way: Way) -> Tensor:
     """dL/dW = grad^T x; grad (N, out), x (N, in) -> (out, in). way: the one that the product took. No autograd."""
     if way == "dense":
         return grad.t().mm(x)
-    by_events, tables = _kernels()
-    grad, total = grad.contiguous(), x.new_zeros(x.shape[1], grad.shape[1])
+    by_events, tables = kernels()
+    grad, inputs = grad.contiguous(), x.shape[1]
     if way == "tables":
-        tables.add(tables.code_columns(x.contiguous()), grad, total)
-        return total.t()
+        codes = tables.transposed(tables.code_rows(x.contiguous()))
+        return tables.weight_from_rows(tables.product(codes, grad), inputs, 1)[:, 0]
+    total = x.new_zeros(inputs, grad.shape[1])
     for start in range(0, len(x), CHUNK):
         by_events.gather(x[start : start + CHUNK].t().contiguous(), grad[start : start + CHUNK], total)
     return total.t()
@@ -116,7 +131,7 @@ class SpikeLinear(torch.autograd.Function):
 
 
 @cache
-def _kernels() -> Any:
+def kernels() -> Any:
     """The compiled loops by events and by tables, or None without numba: the dense product then serves (a backend's log
     line says why)."""
     try:

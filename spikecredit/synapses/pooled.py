@@ -7,15 +7,17 @@ exists for one chunk of images at a time, and neither pass keeps it.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
-from spikecredit.synapses.conv import Conv2d, Geometry, conv_gradients
+from spikecredit.synapses import conv_events
+from spikecredit.synapses.conv import Conv2d
+from spikecredit.synapses.conv_events import Geometry, is_channels_last, plane
 from spikecredit.synapses.pool import AvgPool2d, MaxPool2d
 from spikecredit.synapses.synapse import cast_for_autocast
 
@@ -28,6 +30,12 @@ best of 2 to 24 MiB, except in a first layer of 64 channels in bf16, where 2 MiB
 WEIGHTS_PER_CHUNK = 2
 """A chunk's output is at least so many times as large as the weight, which every chunk reads and whose gradient it
 writes. Measured on 512 -> 512 channels of 4x4 pixels: 9 to 26 % slower at 0.4 times the weight, no slower at 1.8."""
+
+FEWER = 3.5
+"""Outputs of the convolution for each of the pooling, from which on the error goes back as events."""
+
+ROW = 16
+"""Numbers in a row of the kernel, channels included, from which on it does: they are summed by so many."""
 
 INDEX_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
@@ -132,12 +140,12 @@ class _ConvPool(torch.autograd.Function):
         weight, bias, feedback = cast_for_autocast(device, weight, bias, weight if feedback is None else feedback)  # type: ignore[assignment]  # no None comes back for a tensor
         dtype = cast_for_autocast(device, x[:0])[0].dtype  # type: ignore[union-attr]
         channels_last = device == "cpu" and weight.dtype != torch.float64 and _is_ordinary(x, weight, geometry)
-        as_computed = not channels_last or _is_channels_last(x) or _is_channels_last(weight)
+        as_computed = not channels_last or is_channels_last(x) or is_channels_last(weight)
         kernel = _channels_last(weight) if channels_last else weight
         size = _chunk_size(x, weight, geometry)
-        indices = None
+        indices, way = None, conv_events.way(x, weight, geometry) if channels_last else "dense"
         for rows in (chunks := _chunks(len(x), size)):
-            y = F.conv2d(_images(x, rows, dtype, channels_last), kernel, bias, *geometry)
+            y, way = conv_events.convolution(_images(x, rows, dtype, channels_last), kernel, bias, geometry, way)
             pooled, at = pooling.forward(y)
             if rows is chunks[0]:
                 out = _like(pooled, len(x)) if as_computed else pooled.new_empty(len(x), *pooled.shape[1:])
@@ -148,7 +156,7 @@ class _ConvPool(torch.autograd.Function):
             if at is not None and indices is not None:
                 indices[rows] = at
         ctx.save_for_backward(x, feedback, indices)
-        ctx.size, ctx.geometry, ctx.pooling, ctx.channels_last = size, geometry, pooling, channels_last
+        ctx.size, ctx.geometry, ctx.pooling, ctx.channels_last, ctx.way = size, geometry, pooling, channels_last, way
         return out
 
     @staticmethod
@@ -159,16 +167,43 @@ class _ConvPool(torch.autograd.Function):
         kernel = _channels_last(feedback) if ctx.channels_last else feedback
         g_x = torch.empty_like(x) if wanted[0] else None
         g_weight = g_bias = None
-        scratch = feedback.new_empty_strided((min(ctx.size, len(x)), *ctx.shape), ctx.strides)
+        events = _by_events(ctx, feedback, grad)
+        scratch = feedback.new_empty_strided((0 if events else min(ctx.size, len(x)), *ctx.shape), ctx.strides)
         for rows in _chunks(len(x), ctx.size):
-            images = _images(x, rows, feedback.dtype, ctx.channels_last)
-            g_y = scratch[: len(images)]
-            ctx.pooling.backward(grad[rows], None if indices is None else indices[rows], g_y)
-            g_images, g_w, g_b = conv_gradients(g_y, images, kernel, ctx.geometry, wanted)
-            if g_x is not None and g_images is not None:
+            images, at = _images(x, rows, feedback.dtype, ctx.channels_last), None if indices is None else indices[rows]
+            if events is not None:
+                g_images = None if g_x is None else g_x[rows] if is_channels_last(g_x) else torch.empty_like(images)
+                g_w, g_b = events.gradients(
+                    grad[rows], at, images, kernel, ctx.geometry, tuple(ctx.shape[1:]), wanted, g_images
+                )
+            else:
+                g_y = scratch[: len(images)]
+                ctx.pooling.backward(grad[rows], at, g_y)
+                g_images, g_w, g_b = conv_events.gradients(g_y, images, kernel, ctx.geometry, wanted, ctx.way)
+            if g_x is not None and g_images is not None and g_images.data_ptr() != g_x[rows].data_ptr():
                 g_x[rows] = g_images
             g_weight, g_bias = _plus(g_weight, g_w), _plus(g_bias, g_b)
         return g_x, g_weight, g_bias, None, None, None, None
+
+
+def _by_events(ctx: Any, feedback: Tensor, grad: Tensor) -> Any:
+    """The compiled loops that take the error of a maximum as events, where they are faster; None elsewhere."""
+    _, _, dilation, groups = ctx.geometry
+    fewer = math.prod(ctx.shape[1:]) >= FEWER * math.prod(grad.shape[2:])
+    fewer = fewer and feedback.shape[1] * feedback.shape[3] >= ROW
+    if not (ctx.pooling.maximum and ctx.channels_last and fewer and groups == 1 and dilation[1] == 1):
+        return None
+    return kernels() if feedback.dtype == grad.dtype == torch.float32 else None
+
+
+@cache
+def kernels() -> Any:
+    """None without numba: the dense gradients then serve (a backend's log line says why)."""
+    try:
+        from spikecredit.synapses import pooled_cpu
+    except ImportError:
+        return None
+    return pooled_cpu
 
 
 def _is_ordinary(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
@@ -177,20 +212,14 @@ def _is_ordinary(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     Otherwise channels-last convolutions of oneDNN 3.12 (torch 2.13) give wrong numbers now and then, or crash.
     """
     _, padding, dilation, _ = geometry
-    return min(*x.shape[2:], *weight.shape[2:], *_plane(x, weight, geometry)) > 1 and all(
+    return min(*x.shape[2:], *weight.shape[2:], *plane(x, weight, geometry)) > 1 and all(
         p <= d * (kernel - 1) for p, d, kernel in zip(padding, dilation, weight.shape[2:], strict=True)
     )
 
 
-def _plane(x: Tensor, weight: Tensor, geometry: Geometry) -> list[int]:
-    """Height and width of the convolution's output."""
-    sizes = zip(x.shape[2:], weight.shape[2:], *geometry[:3], strict=True)
-    return [(size + 2 * p - d * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, p, d in sizes]
-
-
 def _chunk_size(x: Tensor, weight: Tensor, geometry: Geometry) -> int:
     """How many images make a chunk, such that the chunks are of nearly one size."""
-    image = len(weight) * math.prod(_plane(x, weight, geometry)) * weight.element_size()
+    image = len(weight) * math.prod(plane(x, weight, geometry)) * weight.element_size()
     most = max(CHUNK, WEIGHTS_PER_CHUNK * weight.nbytes) // max(image, 1)
     chunks = math.ceil(len(x) / max(most, 1))
     return math.ceil(len(x) / chunks) if chunks else 1
@@ -222,21 +251,6 @@ def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
     if part is None:
         return None
     return part.to(torch.promote_types(part.dtype, torch.float32)) if total is None else total.add_(part)
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    """Whether torch takes x for channels last: its rule for the strides, which also decides where sizes are 1.
-
-    Source: c10/core/MemoryFormat.h, is_channels_last_strides_2d_s4.
-    """
-    least, strides = 0, x.stride()
-    if strides[1] == 0:
-        return False
-    for axis in (1, 3, 2, 0):
-        if x.shape[axis] == 0 or strides[axis] < least or (axis == 0 and least == strides[1]):
-            return False
-        least = strides[axis] * x.shape[axis]
-    return True
 
 
 def _channels_last(x: Tensor) -> Tensor:

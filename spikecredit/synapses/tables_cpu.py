@@ -5,6 +5,7 @@ multiplies four rows: four times fewer additions, whatever the share of spikes (
 Dinic, Kronrod & Faradzev 1970). The sums of eight fours, for 64 outputs, fill the first-level cache.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from spikecredit.neurons.kernels import passes
 from spikecredit.neurons.kernels.cpu import PARALLEL, _run
+
+Pair = tuple[int, int]
 
 TILE = 64
 """Outputs at a time."""
@@ -37,27 +40,44 @@ HALF = ir.VectorType(ir.FloatType(), TILE // 2)
 """Half a row: 16 sums of it are made in the vector registers."""
 
 
-def _at(builder: Any, address: Any, offset: int, kind: Any) -> Any:
+def at_address(builder: Any, address: Any, offset: int, kind: Any) -> Any:
+    """A pointer to what lies so many bytes behind an address, inside an intrinsic."""
     moved = builder.add(address, ir.Constant(ir.IntType(64), offset))
     return builder.inttoptr(moved, kind.as_pointer())
 
 
 @intrinsic
-def _look_up(context: Any, y: Any, tables: Any, codes: Any) -> Any:
-    """y[0:TILE] += the sums that eight codes name. Written as vector instructions: numba's own loop keeps y in memory,
-    as it cannot know that the tables lie elsewhere, and takes three times as long. All arguments are addresses."""
+def copy_bytes(context: Any, target: Any, source: Any, count: Any) -> Any:
+    """Copy so many bytes from one address to another: numba's own loop goes byte by byte."""
 
     def made(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        y, tables, codes = arguments
-        total = builder.load(_at(builder, y, 0, LINE), align=4)
-        for table in range(TABLES):
-            code = builder.zext(builder.load(_at(builder, codes, table, ir.IntType(8))), ir.IntType(64))
-            place = builder.add(tables, builder.mul(code, ir.Constant(ir.IntType(64), TILE * 4)))
-            total = builder.fadd(total, builder.load(_at(builder, place, table * BYTES, LINE), align=32))
-        builder.store(total, _at(builder, y, 0, LINE), align=4)
+        target, source, count = arguments
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(64)
+        memcpy = builder.module.declare_intrinsic("llvm.memcpy", [byte, byte, word])
+        builder.call(memcpy, [builder.inttoptr(target, byte), builder.inttoptr(source, byte), count, ir.IntType(1)(0)])
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, types.intp), made
+    return types.void(*[types.intp] * 3), made
+
+
+@intrinsic
+def _look_up(context: Any, y: Any, tables: Any, codes: Any, stride: Any) -> Any:
+    """y[0:TILE] += the sums that eight codes name, each `stride` bytes behind the one before. Written as vector
+    instructions: numba's own loop keeps y in memory, as it cannot know that the tables lie elsewhere, and takes three
+    times as long. All arguments but the stride are addresses."""
+
+    def made(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        y, tables, codes, stride = arguments
+        total = builder.load(at_address(builder, y, 0, LINE), align=4)
+        for table in range(TABLES):
+            code = builder.zext(builder.load(at_address(builder, codes, 0, ir.IntType(8))), ir.IntType(64))
+            codes = builder.add(codes, stride)
+            place = builder.add(tables, builder.mul(code, ir.Constant(ir.IntType(64), TILE * 4)))
+            total = builder.fadd(total, builder.load(at_address(builder, place, table * BYTES, LINE), align=32))
+        builder.store(total, at_address(builder, y, 0, LINE), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), made
 
 
 @intrinsic
@@ -69,26 +89,29 @@ def _make(context: Any, table: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
         for start in (0, TILE * 2):
             sums: list[Any] = [ir.Constant(HALF, [0.0] * (TILE // 2))]
             for row in rows:
-                values = builder.load(_at(builder, row, start, HALF), align=4)
+                values = builder.load(at_address(builder, row, start, HALF), align=4)
                 sums += [values if code == 0 else builder.fadd(known, values) for code, known in enumerate(sums)]
             for code, total in enumerate(sums):
-                builder.store(total, _at(builder, table, code * TILE * 4 + start, HALF), align=32)
+                builder.store(total, at_address(builder, table, code * TILE * 4 + start, HALF), align=32)
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 5), made
 
 
 @njit(**passes.COMPILE)
-def _tables(start, stop, codes, w, y):
+def _tables(start, stop, codes, w, bias, y):
     fours, (inputs, outputs) = codes.shape[1], w.shape
     room, zeros = np.empty(TABLES * 16 * TILE + 16, np.float32), np.zeros(TILE, np.float32)
     skip = (-room.ctypes.data % 64) // 4
     tables = room[skip : skip + TABLES * 16 * TILE].reshape(TABLES, 16, TILE)
-    line = 4 * outputs
+    line, (length, stride) = 4 * outputs, codes.strides
     for first in range(start, stop, ROWS):
         last = min(first + ROWS, stop)
         for tile in range(0, outputs, TILE):
             begin = min(tile, outputs - TILE)  # the last tile begins within the one before
+            source, count = bias.ctypes.data + 4 * tile, 4 * min(TILE, outputs - tile)
+            for row in range(first, last):
+                copy_bytes(y.ctypes.data + row * line + 4 * tile, source, count)  # type: ignore[call-arg]
             for four in range(0, fours, TABLES):
                 for table in range(TABLES):
                     a = b = c = d = zeros.ctypes.data
@@ -104,9 +127,9 @@ def _tables(start, stop, codes, w, y):
                         d = source + 3 * line
                     _make(tables.ctypes.data + table * BYTES, a, b, c, d)  # type: ignore[call-arg]
                 tables[:, :, : tile - begin] = 0  # which had its sums already
-                target, code = y.ctypes.data + 4 * begin, codes.ctypes.data + four
+                target, code = y.ctypes.data + 4 * begin, codes.ctypes.data + four * stride
                 for row in range(first, last):
-                    _look_up(target + row * line, tables.ctypes.data, code + row * fours)  # type: ignore[call-arg]
+                    _look_up(target + row * line, tables.ctypes.data, code + row * length, stride)  # type: ignore[call-arg]
 
 
 @njit(**PARALLEL)
@@ -139,55 +162,163 @@ def _code_rows_parallel(parts, chunk, n, *arguments):
 
 
 @njit(**passes.COMPILE)
-def _code_columns(start, stop, x, codes):
-    rows = len(x)
-    for begin in range(start, stop, TILE):
-        end = min(begin + TILE, stop)
-        for four in range(rows // 4):
-            a, b, c, d = x[4 * four], x[4 * four + 1], x[4 * four + 2], x[4 * four + 3]
-            for k in range(begin, end):
-                codes[k, four] = np.uint8((a[k] != 0) | ((b[k] != 0) << 1) | ((c[k] != 0) << 2) | ((d[k] != 0) << 3))
-        for row in range(rows // 4 * 4, rows):
-            for k in range(begin, end):
-                codes[k, row // 4] |= np.uint8((x[row, k] != 0) << (row % 4))
+def _patches(start, stop, pixels, geometry, codes):
+    height, width, fours = pixels.shape[1:]
+    kernel, stride, padding, dilation, (rows, columns) = geometry
+    runs, taps = (1, kernel[1]) if dilation[1] == 1 else (kernel[1], 1)  # neighbours in the kernel, that are in x too
+    length, line = taps * fours, width * fours
+    for row in range(start, stop):
+        image, y = row // rows, row % rows * stride[0] - padding[0]
+        for ky in range(kernel[0]):
+            if not 0 <= y + ky * dilation[0] < height:
+                continue
+            source = pixels[image, y + ky * dilation[0]].ctypes.data
+            for column in range(columns):
+                for run in range(runs):
+                    begin = (column * stride[1] - padding[1] + run * dilation[1]) * fours
+                    first, last = max(0, -begin), min(length, line - begin)
+                    if first < last:
+                        target = codes[row * columns + column].ctypes.data + (ky * runs + run) * length
+                        copy_bytes(target + first, source + begin + first, last - first)  # type: ignore[call-arg]
 
 
 @njit(**PARALLEL)
-def _code_columns_parallel(parts, chunk, n, *arguments):
+def _patches_parallel(parts, chunk, n, *arguments):
     for p in prange(parts):
-        _code_columns(p * chunk, min((p + 1) * chunk, n), *arguments)
+        _patches(p * chunk, min((p + 1) * chunk, n), *arguments)
 
 
-def _empty(rows: int, inputs: int) -> Any:
-    return np.zeros((rows, -(-inputs // INPUTS) * TABLES), np.uint8)
+@njit(**passes.COMPILE)
+def _transpose(start, stop, words, columns):
+    ones, rows = np.uint64(0x0101010101010101), len(words)  # a word is eight codes
+    for four in range(start, stop):
+        a, out = words[4 * four], columns[four]
+        b = words[4 * four + 1] if 4 * four + 1 < rows else np.zeros_like(a)
+        c = words[4 * four + 2] if 4 * four + 2 < rows else np.zeros_like(a)
+        d = words[4 * four + 3] if 4 * four + 3 < rows else np.zeros_like(a)
+        for bit in range(4):
+            k = np.uint64(bit)
+            for i in range(len(a)):
+                out[bit, i] = (
+                    ((a[i] >> k) & ones)
+                    | (((b[i] >> k) & ones) << np.uint64(1))
+                    | (((c[i] >> k) & ones) << np.uint64(2))
+                    | (((d[i] >> k) & ones) << np.uint64(3))
+                )
 
 
-def code_rows(x: Tensor) -> Any:
-    """Four entries of a row of x (n, m), contiguous, in the bits of one byte, (n, m / 4 and zeros up to a multiple of
-    8); None if some entry is neither 0 nor 1."""
-    codes, graded = _empty(*x.shape), np.empty(len(x), np.bool_)
+@njit(**PARALLEL)
+def _transpose_parallel(parts, chunk, n, *arguments):
+    for p in prange(parts):
+        _transpose(p * chunk, min((p + 1) * chunk, n), *arguments)
+
+
+@njit(**passes.COMPILE)
+def _to_rows(start, stop, weight, rows):
+    inputs, taps = weight.shape[1:]
+    for begin in range(start, stop, 16):  # a line of the cache
+        end = min(begin + 16, stop)
+        for tap in range(taps):
+            for k in range(inputs):
+                for out in range(begin, end):
+                    rows[tap, k, out] = weight[out, k, tap]
+
+
+@njit(**PARALLEL)
+def _to_rows_parallel(parts, chunk, n, *arguments):
+    for p in prange(parts):
+        _to_rows(p * chunk, min((p + 1) * chunk, n), *arguments)
+
+
+@njit(**passes.COMPILE)
+def _from_rows(start, stop, rows, weight):
+    taps, inputs = weight.shape[1:]
+    fours = -(-inputs // 4)
+    for begin in range(start, stop, 16):
+        end = min(begin + 16, stop)
+        for tap in range(taps):
+            for k in range(inputs):
+                source = rows[k % 4, tap * fours + k // 4]
+                for out in range(begin, end):
+                    weight[out, tap, k] = source[out]
+
+
+@njit(**PARALLEL)
+def _from_rows_parallel(parts, chunk, n, *arguments):
+    for p in prange(parts):
+        _from_rows(p * chunk, min((p + 1) * chunk, n), *arguments)
+
+
+def padded(fours: int) -> int:
+    """Codes that stand for so many fours of entries, in whole groups of TABLES."""
+    return -(-fours // TABLES) * TABLES
+
+
+def code_rows(x: Tensor, width: int | None = None) -> Any:
+    """Four entries of a row of x (n, m), contiguous, in the bits of one byte: (n, width), zeros after the m / 4 that
+    there are; None if some entry is neither 0 nor 1. Without a width, what `product` takes."""
+    fours = -(-x.shape[1] // 4)
+    codes, graded = np.zeros((len(x), width or padded(fours)), np.uint8), np.empty(len(x), np.bool_)
     _run(_code_rows, _code_rows_parallel, x.shape[1], len(x), x.numpy(), codes, graded)
     return None if graded.any() else codes
 
 
-def code_columns(x: Tensor) -> Any:
-    """The same of four entries of a column, of spikes that are known to be 0 or 1: (m, n / 4 and zeros)."""
-    codes = _empty(x.shape[1], x.shape[0])
-    _run(_code_columns, _code_columns_parallel, len(x), x.shape[1], x.numpy(), codes)
+def code_patches(x: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, plane: Pair) -> Any:
+    """The codes of a convolution's patches, as `product` takes them, (images and plane, kernel and fours of
+    channels); None if some entry of x (images, channels, height, width) is neither 0 nor 1."""
+    x = x.detach().permute(0, 2, 3, 1).contiguous()
+    fours, aligned = -(-x.shape[3] // 4), x.shape[3] % 4 == 0  # if so, the fours of a whole image in one long row
+    pixels = code_rows(x.flatten(1), math.prod(x.shape[1:3]) * fours) if aligned else code_rows(x.flatten(0, 2), fours)
+    if pixels is None:
+        return None
+    codes = np.zeros((len(x) * plane[0] * plane[1], padded(kernel[0] * kernel[1] * fours)), np.uint8)
+    work = plane[1] * codes.shape[1]
+    _run(
+        _patches, _patches_parallel, work, len(x) * plane[0],
+        pixels.reshape(*x.shape[:3], fours), np.array([kernel, stride, padding, dilation, plane]), codes,
+    )  # fmt: skip
     return codes
 
 
-def add(codes: Any, w: Tensor, y: Tensor) -> None:
-    """y += x w for the x (n, m) that the codes are of; w (m, k) and y (n, k), float32 and contiguous, k at least TILE.
+def transposed(codes: Any) -> Any:
+    """The codes of the columns, from those of the rows (n, c): (4 c, n / 4 and zeros), where row k c + i is of the
+    k-th entry of the i-th four."""
+    fours = -(-len(codes) // 4)
+    columns = np.zeros((padded(fours), 4, codes.shape[1] // 8), np.uint64)
+    _run(_transpose, _transpose_parallel, codes.shape[1], fours, codes.view(np.uint64), columns)
+    return columns.view(np.uint8).reshape(len(columns), -1).T
+
+
+def weight_rows(weight: Tensor) -> Tensor:
+    """W (out, in, taps) as rows for `product`: (taps and fours of inputs, out), zeros after the last input."""
+    outputs, inputs, taps = weight.shape
+    rows = weight.new_zeros(taps, -(-inputs // 4) * 4, outputs)
+    _run(_to_rows, _to_rows_parallel, inputs * taps, outputs, weight.detach().numpy(), rows.numpy())
+    return rows.flatten(0, 1)
+
+
+def weight_from_rows(total: Tensor, inputs: int, taps: int) -> Tensor:
+    """What `product` made of transposed codes, (4 c, out), as (out, taps, inputs)."""
+    outputs = total.shape[1]
+    weight = total.new_empty(outputs, taps, inputs)
+    _run(_from_rows, _from_rows_parallel, inputs * taps, outputs, total.unflatten(0, (4, -1)).numpy(), weight.numpy())
+    return weight
+
+
+def product(codes: Any, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x w + bias (n, k) for the x (n, m) that the codes are of; w (m, k) float32 and contiguous, k at least TILE.
 
     Raises:
         ValueError: anything else, as the loops go by addresses.
     """
     (rows, fours), (inputs, outputs) = codes.shape, w.shape
-    fits = fours * 4 >= inputs and fours % TABLES == 0 and outputs >= TILE and y.shape == (rows, outputs)
-    if not (fits and all(t.is_contiguous() and t.dtype == torch.float32 and t.device.type == "cpu" for t in (w, y))):
+    fits = fours * 4 >= inputs and fours % TABLES == 0 and outputs >= TILE
+    if not (fits and w.is_contiguous() and w.dtype == torch.float32 and w.device.type == "cpu"):
         raise ValueError(
-            f"codes {codes.shape} times w {tuple(w.shape)} into y {tuple(y.shape)}: expected contiguous float32 on the "
-            f"CPU, codes of w's rows, and at least {TILE} columns; got {w.dtype} and {y.dtype}"
+            f"codes {codes.shape} times w {tuple(w.shape)}: expected contiguous float32 on the CPU, codes of w's rows, "
+            f"and at least {TILE} columns; got {w.dtype}, strides {w.stride()}"
         )
-    _run(_tables, _tables_parallel, w.shape[1], len(codes), codes, w.numpy(), y.numpy())
+    bias = w.new_zeros(outputs) if bias is None else bias.detach().contiguous()
+    y = w.new_empty(rows, outputs)
+    _run(_tables, _tables_parallel, inputs, rows, codes, w.detach().numpy(), bias.numpy(), y.numpy())
+    return y

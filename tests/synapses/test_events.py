@@ -87,17 +87,13 @@ def test_tables_are_of_zeros_and_ones_only(wrong):
 
 
 def test_what_goes_by_addresses_checks_what_it_is_given():
-    tables = events._kernels()[1]
+    tables = events.kernels()[1]
     x, w = spikes(100, 80), torch.randn(80, 70)
-    codes, y = tables.code_rows(x), torch.zeros(100, 70)
-    tables.add(codes, w, y)
-    assert relative(y, x @ w) < 1e-6
-    for a, b in (
-        (w[:, :50].contiguous(), torch.zeros(100, 50)), (torch.randn(70, 80).t(), y), (w, torch.zeros(70, 100).t()),
-        (w.double(), y.double()), (torch.randn(200, 70), y), (w, y[:90]),
-    ):  # fmt: skip
+    codes = tables.code_rows(x)
+    assert relative(tables.product(codes, w), x @ w) < 1e-6
+    for wrong in (w[:, :50].contiguous(), torch.randn(70, 80).t(), w.double(), torch.randn(200, 70), w.to("meta")):
         with pytest.raises(ValueError, match="at least 64 columns"):
-            tables.add(codes, a, b)
+            tables.product(codes, wrong)
 
 
 def gradients(layer, x, weights):
@@ -175,7 +171,7 @@ def test_autocast_keeps_its_own_products(small):
 
 
 def test_without_numba_the_dense_product_serves(monkeypatch, small):
-    monkeypatch.setattr(events, "_kernels", lambda: None)
+    monkeypatch.setattr(events, "kernels", lambda: None)
     layer, x = sc.Linear(80, 70), spikes(100, 80)
     assert events.way(x, layer.weight) == "dense"
     assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
@@ -194,6 +190,12 @@ def test_a_step_that_runs_again_repeats_itself(density, small):
         torch.set_num_threads(threads)
     assert torch.equal(first[0], second[0])  # each sum belongs to one thread
     assert torch.equal(first[2], second[2])
+
+
+def test_transforms_of_torch_func_keep_the_dense_product(small):
+    layer, x = sc.Linear(80, 70), spikes(3, 100, 80, density=0.5)
+    assert events.way(x[0], layer.weight) == "tables"
+    torch.testing.assert_close(torch.func.vmap(layer)(x), F.linear(x, layer.weight, layer.bias))
 
 
 def test_second_derivatives(always):

@@ -11,15 +11,14 @@ from unittest import mock
 import pytest
 import torch
 from feedback_oracles import conv_with_feedback
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import spikecredit as sc
-from spikecredit.synapses import pooled
-from spikecredit.synapses.conv import conv_gradients
+from spikecredit.synapses import conv_events, pooled
 from spikecredit.synapses.pooled import conv_pool, fusable
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's own, about speed
@@ -128,7 +127,7 @@ def possible(conv, pool, x):
     """
     try:
         images = conv.pad(x.reshape(-1, *x.shape[-3:]))[0]
-        channels_last = pooled._is_channels_last(images) or pooled._is_channels_last(conv.weight)
+        channels_last = conv_events.is_channels_last(images) or conv_events.is_channels_last(conv.weight)
         if x.dtype != torch.float64 and channels_last and not is_ordinary(conv, x):
             return False
         with torch.no_grad():
@@ -178,6 +177,92 @@ def test_sums_of_integers_are_equal_in_single_and_half_precision(data, seed, dty
         assert_same(conv, pool, x.requires_grad_(), True, autocast, rtol=2**-6 if half else 0, atol=0)
 
 
+@pytest.fixture
+def all_by_events(monkeypatch):
+    """As if the error of every maximum were faster by events; the calls of the loops."""
+    calls, gradients = [], pooled.kernels().gradients
+    monkeypatch.setattr(pooled, "FEWER", 0)
+    monkeypatch.setattr(pooled, "ROW", 1)
+    monkeypatch.setattr(pooled.kernels(), "gradients", lambda *a: calls.append(a) or gradients(*a))
+    return calls
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data(), st.integers(0, 99))
+def test_the_error_of_a_maximum_by_events(all_by_events, data, seed):
+    """In the numbers of the test above: every sum is exact, in whatever order, and so is what belongs to which."""
+    torch.manual_seed(seed)
+    conv = data.draw(convolutions([None, sc.FeedbackAlignment()], [None]))
+    if data.draw(st.booleans(), label="wide"):
+        other = data.draw(st.integers(15, 34)), data.draw(st.integers(15, 70))
+        size, padding = conv.kernel_size, data.draw(st.tuples(st.integers(0, 2), st.integers(0, 2)))
+        conv = sc.Conv2d(*other, size, padding=padding, stride=conv.stride, pathway=sc.FeedbackAlignment())
+    pool, x = data.draw(pools()), data.draw(inputs(conv.in_channels))
+    assume(isinstance(pool, sc.MaxPool2d))
+    if 0 in x.stride():
+        x = x.clone()
+    conv, x = to_integers(conv, x)
+    assume(possible(conv, pool, x))
+    for name, parameter in conv.named_parameters():
+        parameter.requires_grad_(data.draw(st.booleans(), label=name))
+    x.requires_grad_(data.draw(st.booleans(), label="x"))
+    assume(x.requires_grad or conv.weight.requires_grad)
+    all_by_events.clear()
+    with chunks_of(data.draw(st.integers(1, 5), label="images in a chunk")):
+        assert_same(conv, pool, x, True, rtol=0, atol=0)
+    images, geometry = conv.pad(x.reshape(-1, *x.shape[-3:]))
+    able = geometry[2][1] == geometry[3] == 1 and pooled._is_ordinary(images, conv.weight, geometry)
+    assert bool(all_by_events) == able
+
+
+@pytest.mark.parametrize(
+    ("conv", "pool", "by_events"),
+    [
+        (sc.Conv2d(4, 3, 4), sc.MaxPool2d(2), True), (sc.Conv2d(3, 3, 5), sc.MaxPool2d(2), False),
+        (sc.Conv2d(4, 3, 4), sc.MaxPool2d(3, 2), True), (sc.Conv2d(4, 3, 4), sc.MaxPool2d(3, 1), False),
+        (sc.Conv2d(4, 3, 4), sc.AvgPool2d(2), False), (sc.Conv2d(8, 4, 4, groups=2), sc.MaxPool2d(2), False),
+        (sc.Conv2d(4, 3, 4, dilation=2), sc.MaxPool2d(2), False),
+        (sc.Conv2d(4, 3, 4).double(), sc.MaxPool2d(2), False),
+    ],
+)  # fmt: skip
+def test_where_the_error_goes_by_events(conv, pool, by_events, monkeypatch):
+    calls, gradients = [], pooled.kernels().gradients
+    monkeypatch.setattr(pooled.kernels(), "gradients", lambda *a: calls.append(a) or gradients(*a))
+    x = torch.randn(3, conv.in_channels, 21, 20, dtype=conv.weight.dtype, requires_grad=True)
+    assert_same(conv, pool, x, rtol=1e-4, atol=1e-4)
+    assert bool(calls) == by_events
+
+
+def test_without_numba_the_error_goes_as_ever(monkeypatch):
+    monkeypatch.setattr(pooled, "kernels", lambda: None)
+    assert_same(sc.Conv2d(4, 3, 4), sc.MaxPool2d(2), torch.randn(3, 4, 20, 20).requires_grad_(), rtol=1e-4, atol=1e-4)
+
+
+def test_an_error_that_is_zero_or_no_number(all_by_events):
+    """Zeros are left out, even where x is infinite; NaN goes through."""
+    conv, pool, x = sc.Conv2d(2, 3, 3), sc.MaxPool2d(2), torch.rand(2, 2, 8, 8)
+    x[0, 1, 0, 0] = torch.inf
+    for error, finite in ((0.0, True), (torch.nan, False)):
+        y = conv_pool(conv, pool, x)
+        grad = torch.ones_like(y)
+        grad[0, :, 0, 0] = error
+        (found,) = torch.autograd.grad(y, conv.weight, grad)
+        assert bool(found.isfinite().all()) == finite
+    assert all_by_events
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_number_of_threads_changes_no_sum_of_events(threads, all_by_events):
+    conv, pool, x = sc.Conv2d(3, 4, 3), sc.MaxPool2d(2), torch.randn(7, 3, 20, 20)
+    conv, x = to_integers(conv, x)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert_same(conv, pool, x.requires_grad_(), True, rtol=0, atol=0)
+    finally:
+        torch.set_num_threads(before)
+
+
 POOLS = [sc.MaxPool2d(2), sc.AvgPool2d(2), sc.MaxPool2d(3, 2, 1, ceil_mode=True), sc.AvgPool2d(3, 1, 1)]
 
 
@@ -220,9 +305,11 @@ class LooksAtY(pooled.Pooling):
         g_y += unknown
 
 
+OTHER_FEEDBACK = mock.Mock(wraps=conv_events)
+OTHER_FEEDBACK.gradients = lambda g, x, feedback, *rest: conv_events.gradients(g, x, -feedback, *rest)
 WRONG = {
+    "another feedback": ("conv_events", OTHER_FEEDBACK),
     "only the last chunk counts": ("_plus", lambda total, part: part),
-    "another feedback": ("conv_gradients", lambda g, x, feedback, *rest: conv_gradients(g, x, -feedback, *rest)),
     "indices overflow": ("_index_type", lambda count: torch.uint8),
     "the pooling looks at y": ("Pooling", LooksAtY),
 }

@@ -276,20 +276,21 @@ _LOCK = threading.Lock()  # one parallel region at a time: not every threading l
 _first_process = os.getpid()
 
 
-def _run(serial: Any, parallel: Any, steps: int, n: int, *arguments: Any) -> None:
+def _run(serial: Any, parallel: Any, steps: int, n: int, *arguments: Any, line: int = 16) -> None:
     """Share the neurons among as many threads as torch uses, and leave torch's setting as it was."""
-    _share(serial, parallel, steps, n)(*arguments)
+    _share(serial, parallel, steps, n, line)(*arguments)
 
 
-def _share(serial: Any, parallel: Any, steps: int, n: int) -> Callable[..., None]:
-    """The same as a function of the arguments, for many calls of `steps` steps each."""
+def _share(serial: Any, parallel: Any, steps: int, n: int, line: int = 16) -> Callable[..., None]:
+    """The same as a function of the arguments, for many calls of `steps` steps each. A thread has whole cache lines of
+    neurons, or whatever `line` says."""
     threads = torch.get_num_threads()
     # A forked child of a process that used OpenMP may not use it again. Otherwise small work takes the parallel code
     # too, on one thread: the compiler's time is spent once.
     if threads == 1 or os.getpid() != _first_process:
         return lambda *arguments: serial(0, n, *arguments)
     team = min(threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    chunk = (-(-n // max(1, min(team, steps * n // GRAIN))) + 15) // 16 * 16  # whole cache lines
+    chunk = (-(-n // max(1, min(team, steps * n // GRAIN))) + line - 1) // line * line
     parts = -(-n // chunk)
 
     def run(*arguments: Any) -> None:

@@ -1,0 +1,243 @@
+"""The compiled loops of `pooled.py`: the error that comes back through a maximum as single events.
+
+Of the four outputs of a convolution below a window of 2 x 2 one has an error, and that is known before any product is
+made. Both gradients are sums over these events e, at output (c, y, x), with the error g:
+
+    dL/dW[c]               = sum over e of c       g x[patch of (y, x)]
+    dL/dx[patch of (y, x)] += sum over e at (y, x)  g B[c]
+
+Channels lie innermost, so that a kernel's row of a patch is one run of numbers in memory.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from torch import Tensor
+
+from spikecredit.neurons.kernels import passes
+from spikecredit.neurons.kernels.cpu import PARALLEL, _run
+from spikecredit.synapses.tables_cpu import at_address, copy_bytes
+
+Pair = tuple[int, int]
+
+LINE = 16
+"""Numbers in a line of the cache."""
+
+LINES = 5
+"""Lines of a run that are summed at a time, in registers, at most."""
+
+
+def _gather(count: int, lines: int) -> Any:
+    """An intrinsic: total[0:lanes] += sum over k < count of value[k] source[offset[k]:][0:lanes], of so many lines."""
+    vector, lane = ir.VectorType(ir.FloatType(), LINE), ir.IntType(32)
+
+    @intrinsic
+    def gather(context: Any, total: Any, source: Any, offset: Any, value: Any) -> Any:
+        """All are addresses, offsets in bytes. Vector instructions, for numba's own loop keeps the total in memory."""
+
+        def made(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            total, source, offset, value = arguments
+            kind = ir.FunctionType(vector, [vector] * 3)
+            fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LINE}f32")
+            undefined, first = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(lane, LINE), [0] * LINE)
+            places = [at_address(builder, total, 4 * LINE * line, vector) for line in range(lines)]
+            sums = [builder.load(place, align=4) for place in places]
+            for k in range(count):
+                place = builder.add(source, builder.load(at_address(builder, offset, 8 * k, ir.IntType(64))))
+                number = builder.load(at_address(builder, value, 4 * k, ir.FloatType()))
+                factor = builder.shuffle_vector(builder.insert_element(undefined, number, lane(0)), undefined, first)
+                for line in range(lines):
+                    numbers = builder.load(at_address(builder, place, 4 * LINE * line, vector), align=4)
+                    sums[line] = builder.call(fma, [factor, numbers, sums[line]])
+            for place, result in zip(places, sums, strict=True):
+                builder.store(result, place, align=4)
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 4), made
+
+    return gather
+
+
+_eight_1, _eight_2, _eight_3, _eight_4, _eight_5 = (_gather(8, lines) for lines in range(1, LINES + 1))
+_one_1, _one_2, _one_3, _one_4, _one_5 = (_gather(1, lines) for lines in range(1, LINES + 1))
+
+
+@njit(**passes.COMPILE)
+def _add(total, source, offsets, values, count, lines):
+    """The same for any count; all but the last two are addresses."""
+    for k in range(0, count - 7, 8):
+        if lines == 5:
+            _eight_5(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+        elif lines == 4:
+            _eight_4(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+        elif lines == 3:
+            _eight_3(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+        elif lines == 2:
+            _eight_2(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+        else:
+            _eight_1(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+    for k in range(count // 8 * 8, count):
+        if lines == 5:
+            _one_5(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+        elif lines == 4:
+            _one_4(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+        elif lines == 3:
+            _one_3(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+        elif lines == 2:
+            _one_2(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+        else:
+            _one_1(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+
+
+@njit(**passes.COMPILE)
+def _zeros(size):
+    """From an address that is a multiple of 64."""
+    room = np.zeros(size + LINE, np.float32)
+    skip = (-room.ctypes.data % 64) // 4
+    return room[skip : skip + size]
+
+
+@njit(**passes.COMPILE)
+def _copy_image(image, room, begin, line, depth, back):
+    """An image into the middle of `room`, where a pixel's channels take `depth` numbers and padding is around it; or
+    back from there."""
+    height, width, channels = image.shape
+    for y in range(height):
+        for x in range(width):
+            outside, inside = image[y, x].ctypes.data, room.ctypes.data + 4 * (begin + y * line + x * depth)
+            if back:
+                copy_bytes(outside, inside, 4 * channels)  # type: ignore[call-arg]
+            else:
+                copy_bytes(inside, outside, 4 * channels)  # type: ignore[call-arg]
+
+
+@njit(**passes.COMPILE)
+def _list_by_channel(grad, at, patches, ends, offsets, errors):
+    """The patch and the error of every event, for each channel: row c to ends[c]."""
+    ends[:] = 0
+    for i in range(grad.shape[0]):
+        for j in range(grad.shape[1]):
+            for c in range(grad.shape[2]):
+                if grad[i, j, c] != 0:
+                    offsets[c, ends[c]], errors[c, ends[c]] = patches[at[i, j, c]], grad[i, j, c]
+                    ends[c] += 1
+
+
+@njit(**passes.COMPILE)
+def _list_by_position(grad, at, size, ends, offsets, errors):
+    """The feedback weights and the error of every event, for each position: from the end of the one before to ends."""
+    ends[:] = 0
+    for i in range(grad.shape[0]):
+        for j in range(grad.shape[1]):
+            for c in range(grad.shape[2]):
+                if grad[i, j, c] != 0:
+                    ends[at[i, j, c] + 1] += 1
+    for position in range(len(ends) - 1):
+        ends[position + 1] += ends[position]
+    for i in range(grad.shape[0]):
+        for j in range(grad.shape[1]):
+            for c in range(grad.shape[2]):
+                if grad[i, j, c] != 0:
+                    k = ends[at[i, j, c]]
+                    offsets[k], errors[k] = size * c, grad[i, j, c]
+                    ends[at[i, j, c]] = k + 1
+
+
+@njit(**passes.COMPILE)
+def _backward(start, stop, x, grad, at, feedback, patches, geometry, g_x, g_rows):
+    (images, height, width, _), (outputs, kernel, run) = x.shape, feedback.shape
+    (top, left), (depth, spread) = geometry
+    parts, positions, events = len(g_rows), len(patches), grad.shape[1] * grad.shape[2]
+    every, pieces = run // LINE, -(-run // (LINE * LINES))
+    line, begin = (width + 2 * left) * depth, (top * (width + 2 * left) + left) * depth
+    inside, error = _zeros((height + 2 * top) * line + run), _zeros((height + 2 * top) * line + run)
+    ends_c, ends_p = np.empty(outputs, np.int64), np.empty(positions + 1, np.int64)
+    offsets_c, errors_c = np.empty((outputs, events), np.int64), np.empty((outputs, events), np.float32)
+    offsets_p, errors_p = np.empty(outputs * events, np.int64), np.empty(outputs * events, np.float32)
+    for part in range(start, stop):
+        for image in range(part * images // parts, (part + 1) * images // parts):
+            if g_rows.shape[1]:
+                _copy_image(x[image], inside, begin, line, depth, False)
+                _list_by_channel(grad[image], at[image], patches, ends_c, offsets_c, errors_c)
+            if len(g_x):
+                error[:] = 0
+                _list_by_position(grad[image], at[image], 4 * kernel * run, ends_p, offsets_p, errors_p)
+            for row in range(kernel):
+                for piece in range(pieces):
+                    first = piece * every // pieces
+                    lines, skip = (piece + 1) * every // pieces - first, 4 * first * LINE
+                    for c in range(outputs if g_rows.shape[1] else 0):
+                        _add(
+                            g_rows[part, c, row].ctypes.data + skip,
+                            inside.ctypes.data + skip + 4 * row * spread * line,
+                            offsets_c[c].ctypes.data, errors_c[c].ctypes.data, ends_c[c], lines,
+                        )  # fmt: skip
+                    for position in range(positions if len(g_x) else 0):
+                        k = ends_p[position - 1] if position else 0
+                        _add(
+                            error.ctypes.data + skip + 4 * row * spread * line + patches[position],
+                            feedback.ctypes.data + skip + 4 * row * run,
+                            offsets_p.ctypes.data + 8 * k, errors_p.ctypes.data + 4 * k, ends_p[position] - k, lines,
+                        )  # fmt: skip
+            if len(g_x):
+                _copy_image(g_x[image], error, begin, line, depth, True)
+
+
+@njit(**PARALLEL)
+def _backward_parallel(parts, chunk, n, *arguments):
+    for p in prange(parts):
+        _backward(p * chunk, min((p + 1) * chunk, n), *arguments)
+
+
+def _innermost(x: Tensor) -> Any:
+    """A tensor (N, C, H, W) with the channels innermost in memory, as an array (N, H, W, C)."""
+    return x.detach().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def gradients(
+    grad: Tensor,
+    at: Tensor,
+    x: Tensor,
+    feedback: Tensor,
+    geometry: tuple[Pair, Pair, Pair, int],
+    plane: Pair,
+    wanted: tuple[bool, ...],
+    g_x: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """dL/dW and dL/db of a convolution, from the error of the maxima behind it and where they lay; dL/dx into g_x.
+
+    Args:
+        grad, at: (N, C', H'', W''), what the pooling was given, and where in the plane (H', W') the maxima lay.
+        x: (N, C, H, W); feedback B: (C', C, kh, kw); all float32.
+        geometry: stride, padding, dilation and groups, which must be 1, as dilation along W.
+        wanted: whether x, W and b need theirs; g_x: (N, C, H, W), channels last, if x does.
+    """
+    stride, padding, dilation, _ = geometry
+    outputs, channels, kernel, columns = feedback.shape
+    depth = -(-channels // LINE) * LINE  # whole lines, where that costs less than reading across their ends
+    if columns * depth > 1.5 * LINE * -(-columns * channels // LINE):
+        depth = channels
+    run = -(-columns * depth // LINE) * LINE
+    rows = feedback.new_zeros(outputs, kernel, run)
+    rows[:, :, : columns * depth].unflatten(2, (columns, depth))[..., :channels] = feedback.permute(0, 2, 3, 1)
+    position = np.arange(plane[0] * plane[1])
+    across = x.shape[3] + 2 * padding[1]
+    patches = 4 * depth * (position // plane[1] * stride[0] * across + position % plane[1] * stride[1])
+    parts = min(torch.get_num_threads(), max(1, len(x)))
+    g_rows = x.new_zeros(parts, *rows.shape) if wanted[1] else x.new_empty(parts, 0, 0, 0)
+    error = np.empty((0, 0, 0, 0), np.float32) if g_x is None else g_x.permute(0, 2, 3, 1).numpy()
+    _run(
+        _backward, _backward_parallel, len(x) * rows.numel(), parts,
+        _innermost(x), _innermost(grad), _innermost(at), rows.numpy(), patches,
+        np.array([padding, (depth, dilation[0])]), error, g_rows.numpy(), line=1,
+    )  # fmt: skip
+    g_weight = None
+    if wanted[1]:
+        g_weight = g_rows.sum(0)[:, :, : columns * depth].unflatten(2, (columns, depth))[..., :channels]
+        g_weight = g_weight.permute(0, 3, 1, 2)
+    return g_weight, grad.sum((0, 2, 3)) if wanted[2] else None
