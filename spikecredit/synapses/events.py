@@ -1,11 +1,12 @@
 """Products of dense layers with spikes, in fewer operations than a dense product, which knows nothing of its factors.
 
-y = x W^T needs in * out products for each row of x. On a CPU in float32 two ways are faster (`python -m
+y = x W^T needs in * out products for each row of x. On a CPU in float32 three ways are faster (`python -m
 benchmarks.events`):
 
     events  only the rows of W are read where x is not zero: density * in * out additions. For few events, of any value.
     tables  the 16 sums of four rows of W are made once for many rows of x, and a row looks one up for each four of its
             inputs: in * out / 4 additions. For entries that are 0 or 1, at any density.
+    narrow  all products, in loops made for the few outputs of a readout. For entries of any value.
 
 The sums run in another order than a matrix product's: results differ by rounding. Entries of x that are zero add
 nothing, where a dense product would add 0 * inf = NaN for a weight that is infinite.
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Way = Literal["dense", "events", "tables"]
+Way = Literal["dense", "events", "tables", "narrow"]
 
 DENSITY = 0.25
 """Above this share of events the dense product is the faster one (benchmarks/results/events-cpu.json)."""
@@ -36,6 +37,9 @@ LEAST: dict[str, tuple[int, int]] = {"events": (128, 12_000_000), "tables": (512
 """Rows, and products of numbers in the dense way, from which each way pays: below, what it prepares costs more than it
 saves (benchmarks/results/events-cpu.json)."""
 
+NARROW, NARROW_FROM = 16, 500_000
+"""Outputs of a narrow layer at most, and numbers in its x from which on its loops are faster."""
+
 SAMPLE = 64
 """Rows that are looked at to estimate the density."""
 
@@ -45,12 +49,14 @@ CHUNK = 1600
 
 def way(x: Tensor, weight: Tensor) -> Way:
     """The fastest way to the product of x (..., in) with W (out, in): by events where there are few, by tables where
-    all is 0 or 1, dense otherwise.
+    all is 0 or 1, narrow where there are few outputs, dense otherwise.
 
     A function of the values alone, so that a run repeats itself; float32 on the CPU only, outside compiled programs.
     """
     if not may_pay(x, weight):
         return "dense"
+    if len(weight) <= NARROW and x.numel() >= NARROW_FROM and x.is_contiguous():
+        return "narrow"
     rows = x.numel() // max(1, x.shape[-1])
     pays = [way for way, (least, work) in LEAST.items() if rows >= least and rows * weight.numel() >= work]
     if min(weight.shape) < SIDE or not pays:
@@ -84,7 +90,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> tuple[T
     """
     if way != "dense":
         rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
-        by_events, tables = kernels()
+        by_events, tables, narrow = kernels()
+        if way == "narrow":
+            return narrow.product(rows, weight, bias).unflatten(0, x.shape[:-1]), way
         codes = tables.code_rows(rows) if way == "tables" else None
         if codes is not None:
             y = tables.product(codes, tables.weight_rows(weight[..., None]), bias)
@@ -100,7 +108,9 @@ def weight_gradient(grad: Tensor, x: Tensor, way: Way) -> Tensor:
     """dL/dW = grad^T x; grad (N, out), x (N, in) -> (out, in). way: the one that the product took. No autograd."""
     if way == "dense":
         return grad.t().mm(x)
-    by_events, tables = kernels()
+    by_events, tables, narrow = kernels()
+    if way == "narrow":
+        return narrow.weight_gradient(grad, x.contiguous())
     grad, inputs = grad.contiguous(), x.shape[1]
     if way == "tables":
         codes = tables.transposed(tables.code_rows(x.contiguous()))
@@ -112,7 +122,7 @@ def weight_gradient(grad: Tensor, x: Tensor, way: Way) -> Tensor:
 
 
 class SpikeLinear(torch.autograd.Function):
-    """y = x W^T + b by events or tables; dL/dx = dL/dy W, dense. Twice differentiable, as the dense layer is."""
+    """y = x W^T + b by another way than dense; dL/dx = dL/dy W, dense. Twice differentiable, as the dense layer is."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> Tensor:
@@ -132,10 +142,10 @@ class SpikeLinear(torch.autograd.Function):
 
 @cache
 def kernels() -> Any:
-    """The compiled loops by events and by tables, or None without numba: the dense product then serves (a backend's log
-    line says why)."""
+    """The compiled loops by events, by tables and narrow, or None without numba: the dense product then serves (a
+    backend's log line says why)."""
     try:
-        from spikecredit.synapses import events_cpu, tables_cpu
+        from spikecredit.synapses import events_cpu, narrow_cpu, tables_cpu
     except ImportError:
         return None
-    return events_cpu, tables_cpu
+    return events_cpu, tables_cpu, narrow_cpu

@@ -44,7 +44,7 @@ def relative(a, b):
 @given(
     rows=st.integers(1, 90),
     inputs=st.integers(1, 70),
-    outputs=st.sampled_from([1, 7, 64, 1030]),
+    outputs=st.sampled_from([1, 7, 16, 64, 1030]),
     density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
     graded=st.booleans(),
     bias=st.booleans(),
@@ -56,7 +56,7 @@ def test_products_equal_the_float64_ones(rows, inputs, outputs, density, graded,
     b = torch.randn(outputs) if bias else None
     wanted = F.linear(x.double(), w.double(), None if b is None else b.double())
     terms = F.linear(x.double().abs(), w.double().abs(), None if b is None else b.double().abs())  # rounding's scale
-    ways = ["dense", "events"] + ["tables"] * (not graded and outputs >= 64)
+    ways = ["dense", "events"] + ["tables"] * (not graded and outputs >= 64) + ["narrow"] * (outputs <= 16)
     for way in ways:
         y, took = events.product(x, w, b, way)
         assert took == way and bool(((y.double() - wanted).abs() <= 1e-6 * terms).all())
@@ -121,6 +121,27 @@ def test_a_layer_gives_the_same_by_every_way(pathway, bias, density, way, monkey
         assert relative(a, b) < 1e-6
 
 
+def test_a_readout_gives_the_same_by_the_narrow_way(monkeypatch):
+    layer = sc.Linear(1003, 11, pathway=sc.FeedbackAlignment())
+    x, weights = torch.randn(9, 57, 1003), torch.randn(9, 57, 11)
+    assert events.way(x, layer.weight) == "narrow"
+    found = gradients(layer, x, weights)
+    monkeypatch.setattr(events, "NARROW", 0)
+    assert events.way(x, layer.weight) == "dense"
+    for a, b in zip(found, gradients(layer, x, weights), strict=True):
+        assert a.shape == b.shape and relative(a, b) < 3e-6  # sums of 1003 terms
+
+
+def test_a_number_that_is_none_stays_in_its_row_and_column():
+    x, grad, layer = torch.randn(600, 1000), torch.randn(600, 10), sc.Linear(1000, 10)
+    x[5, 999], x[599, 3] = float("nan"), float("inf")
+    assert events.way(x, layer.weight) == "narrow"
+    y = layer(x)
+    assert y[5].isnan().all() and y[599].isinf().all() and y.isfinite().all(1).sum() == 598
+    g = events.weight_gradient(grad, x, "narrow")
+    assert g[:, 999].isnan().all() and g[:, 3].isinf().all() and g.isfinite().all(0).sum() == 998
+
+
 def test_a_wrong_weight_gradient_would_be_noticed(monkeypatch, small):
     """The mutation: events of the rows shifted by one."""
     gradient = events.weight_gradient
@@ -142,6 +163,10 @@ def test_a_wrong_weight_gradient_would_be_noticed(monkeypatch, small):
         (lambda x, w: (x[:60], w), "events"),
         (lambda x, w: (1 - x[:60], w), "dense"),  # few rows
         (lambda x, w: (1 - x, w[:10]), "dense"),
+        (lambda x, w: (torch.randn(6250, 80), w[:16]), "narrow"),
+        (lambda x, w: (torch.randn(80, 6250).t(), w[:16]), "dense"),
+        (lambda x, w: (torch.randn(6249, 80), w[:16]), "dense"),
+        (lambda x, w: (torch.randn(6250, 80), w[:17]), "dense"),
         (lambda x, w: (x.bfloat16(), w.bfloat16()), "dense"),
     ],
 )
