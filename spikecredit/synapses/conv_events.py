@@ -22,16 +22,16 @@ CHANNELS = 8
 def way(x: Tensor, weight: Tensor, geometry: Geometry) -> Way:
     """The fastest way to the convolution of x (N, C, H, W) with W: by tables where all is 0 or 1, dense otherwise.
 
-    A function of the values alone, as `events.way`.
+    A function of the values alone, as `events.way`; for x that will be converted to W's type.
     """
-    if not events.may_pay(x, weight) or geometry[3] != 1 or x.shape[1] < CHANNELS or len(weight) < events.TILE:
+    if not events.may_pay(weight) or geometry[3] != 1 or x.shape[1] < CHANNELS or len(weight) < events.TILE:
         return "dense"
     rows, columns = plane(x, weight, geometry)
     least, work = events.LEAST["tables"]
     positions = len(x) * rows * columns
     if positions < least or positions * weight.numel() < work:
         return "dense"
-    sample = x.detach()[:: max(1, len(x) // 8), :, :: max(1, x.shape[2] // 8)].flatten(1).contiguous()
+    sample = x.detach()[:: max(1, len(x) // 8), :, :: max(1, x.shape[2] // 8)].flatten(1).float().contiguous()
     return "tables" if events.all_spikes(sample) else "dense"
 
 

@@ -53,7 +53,7 @@ def way(x: Tensor, weight: Tensor) -> Way:
 
     A function of the values alone, so that a run repeats itself; float32 on the CPU only, outside compiled programs.
     """
-    if not may_pay(x, weight):
+    if x.dtype != weight.dtype or not may_pay(weight):
         return "dense"
     if len(weight) <= NARROW and x.numel() >= NARROW_FROM and x.is_contiguous():
         return "narrow"
@@ -68,12 +68,12 @@ def way(x: Tensor, weight: Tensor) -> Way:
     return "events" if events < DENSITY * sample.numel() else "dense"
 
 
-def may_pay(x: Tensor, weight: Tensor) -> bool:
-    """Whether the compiled loops are there for such tensors, and products are not torch's to choose."""
+def may_pay(weight: Tensor) -> bool:
+    """Whether the compiled loops are there for such weights, and products are not torch's to choose."""
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if transformed or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    if transformed or weight.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
-    return x.dtype == weight.dtype == torch.float32 and kernels() is not None
+    return weight.dtype == torch.float32 and kernels() is not None
 
 
 def all_spikes(sample: Tensor) -> bool:

@@ -142,21 +142,28 @@ class _ConvPool(torch.autograd.Function):
         channels_last = device == "cpu" and weight.dtype != torch.float64 and _is_ordinary(x, weight, geometry)
         as_computed = not channels_last or is_channels_last(x) or is_channels_last(weight)
         kernel = _channels_last(weight) if channels_last else weight
-        size = _chunk_size(x, weight, geometry)
-        indices, way = None, conv_events.way(x, weight, geometry) if channels_last else "dense"
+        size, out_type = _chunk_size(x, weight, geometry), dtype
+        indices, way = None, conv_events.way(x, weight, geometry) if channels_last and x.dtype == dtype else "dense"
+        if way == "dense" and channels_last and _computes_wide(dtype):
+            with torch.autocast(device, enabled=False):
+                way = conv_events.way(x, weight.float(), geometry)
+            if way == "tables":
+                dtype, kernel, bias = torch.float32, kernel.float(), None if bias is None else bias.float()
         for rows in (chunks := _chunks(len(x), size)):
             y, way = conv_events.convolution(_images(x, rows, dtype, channels_last), kernel, bias, geometry, way)
             pooled, at = pooling.forward(y)
             if rows is chunks[0]:
-                out = _like(pooled, len(x)) if as_computed else pooled.new_empty(len(x), *pooled.shape[1:])
+                whole = (len(x), *pooled.shape[1:])
+                out = _like(pooled, len(x), out_type) if as_computed else pooled.new_empty(whole, dtype=out_type)
                 if at is not None and differentiable and any(ctx.needs_input_grad):
                     indices = _like(at, len(x), _index_type(y.shape[2] * y.shape[3]))
-                ctx.shape, ctx.strides = y.shape[1:], y.stride()
+                ctx.shape, ctx.strides, ctx.pooled = y.shape[1:], y.stride(), pooled.shape[2:]
             out[rows] = pooled
             if at is not None and indices is not None:
                 indices[rows] = at
         ctx.save_for_backward(x, feedback, indices)
-        ctx.size, ctx.geometry, ctx.pooling, ctx.channels_last, ctx.way = size, geometry, pooling, channels_last, way
+        ctx.size, ctx.geometry, ctx.pooling, ctx.channels_last = size, geometry, pooling, channels_last
+        ctx.way = way if weight.dtype == torch.float32 else "dense"
         return out
 
     @staticmethod
@@ -164,17 +171,20 @@ class _ConvPool(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, feedback, indices = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
-        kernel = _channels_last(feedback) if ctx.channels_last else feedback
         g_x = torch.empty_like(x) if wanted[0] else None
         g_weight = g_bias = None
-        events = _by_events(ctx, feedback, grad)
+        events = _by_events(ctx, feedback)
+        if events is not None:
+            feedback = feedback.float()
+        kernel = _channels_last(feedback) if ctx.channels_last else feedback
         scratch = feedback.new_empty_strided((0 if events else min(ctx.size, len(x)), *ctx.shape), ctx.strides)
         for rows in _chunks(len(x), ctx.size):
             images, at = _images(x, rows, feedback.dtype, ctx.channels_last), None if indices is None else indices[rows]
             if events is not None:
-                g_images = None if g_x is None else g_x[rows] if is_channels_last(g_x) else torch.empty_like(images)
+                direct = g_x is not None and g_x.dtype == images.dtype and is_channels_last(g_x)
+                g_images = None if g_x is None else g_x[rows] if direct else torch.empty_like(images)
                 g_w, g_b = events.gradients(
-                    grad[rows], at, images, kernel, ctx.geometry, tuple(ctx.shape[1:]), wanted, g_images
+                    grad[rows].float(), at, images, kernel, ctx.geometry, tuple(ctx.shape[1:]), wanted, g_images
                 )
             else:
                 g_y = scratch[: len(images)]
@@ -186,14 +196,20 @@ class _ConvPool(torch.autograd.Function):
         return g_x, g_weight, g_bias, None, None, None, None
 
 
-def _by_events(ctx: Any, feedback: Tensor, grad: Tensor) -> Any:
+def _computes_wide(dtype: torch.dtype) -> bool:
+    """Whether float32 loops of ours are faster than bfloat16 products of torch: on processors without AMX."""
+    return dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
+
+
+def _by_events(ctx: Any, feedback: Tensor) -> Any:
     """The compiled loops that take the error of a maximum as events, where they are faster; None elsewhere."""
     _, _, dilation, groups = ctx.geometry
-    fewer = math.prod(ctx.shape[1:]) >= FEWER * math.prod(grad.shape[2:])
-    fewer = fewer and feedback.shape[1] * feedback.shape[3] >= ROW
-    if not (ctx.pooling.maximum and ctx.channels_last and fewer and groups == 1 and dilation[1] == 1):
+    if not (ctx.pooling.maximum and ctx.channels_last and groups == 1 and dilation[1] == 1):
         return None
-    return kernels() if feedback.dtype == grad.dtype == torch.float32 else None
+    fewer = math.prod(ctx.shape[1:]) >= FEWER * math.prod(ctx.pooled)
+    if not (fewer and feedback.shape[1] * feedback.shape[3] >= ROW):
+        return None
+    return kernels() if feedback.dtype == torch.float32 or _computes_wide(feedback.dtype) else None
 
 
 @cache

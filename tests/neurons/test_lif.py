@@ -58,7 +58,7 @@ STEP_MUTANTS = {
         "torch.where(held, u, new)", "torch.where(held, u * p.beta, new)", ("none", 3)),
 }  # fmt: skip
 SEQUENCE_MUTANTS = {
-    ">= instead of >": ("one if u[j] > theta else nil", "one if u[j] >= theta else nil", ("none", 0)),
+    ">= instead of >": ("spike if v > theta else silent", "spike if v >= theta else silent", ("none", 0)),
     "a held neuron forgets its reset": ("r[j] = r[j] if wait[j] > nil else s[j]", "r[j] = s[j]", ("subtract", 3)),
     "no (1 - r) in reset to zero": ("(one - r) * u[j] * at(beta, j)", "u[j] * at(beta, j)", ("zero", 0)),
     "the potential leaks while refractory": ("u[j] = u[j] if wait[j] > nil else v", "u[j] = v", ("none", 3)),

@@ -81,13 +81,15 @@ def _forward(
             if t and t % every == 0 and checkpoints.shape[0]:
                 _store(old, present, checkpoints[t // every - 1], begin, n)
             current = passes.row(x[t * stride + begin : t * stride + end], scratch)
-            _advance(
-                old, now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive, explicit, n
-            )  # fmt: skip
-            if explicit:
-                passes.fire(s, nil, spikes[t, begin:end], one)
+            if explicit or synapse:
+                _advance(
+                    old, now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive, explicit,
+                    n,
+                )  # fmt: skip
+                passes.fire(s if explicit else now[U, :n], nil if explicit else theta, spikes[t, begin:end], one)
             else:
-                passes.fire(now[U, :n], theta, spikes[t, begin:end], one)
+                fired = spikes[t, begin:end]
+                passes.step_and_fire(old[U, :n], current, beta, theta, zero, subtract, now[U, :n], fired, one)
             if potentials.shape[0]:
                 passes.copy(now[U, :n], potentials[t, begin:end])
         _store(rows[turns * (until % 2)], present, last, begin, n)

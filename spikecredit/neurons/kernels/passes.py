@@ -135,6 +135,30 @@ def step(before, x, beta, theta, zero, subtract, u):
 
 
 @njit(**COMPILE)
+def step_and_fire(before, x, beta, theta, zero, subtract, u, spikes, spike):
+    """`step` and `fire` in one loop: they are read and written once. u is another row than `before`; spike: the
+    number of a spike, in their type."""
+    one, nil, silent = u.dtype.type(1), u.dtype.type(0), type(spike)(0)
+    if zero:
+        for j in range(len(u)):
+            r = one if before[j] > theta else nil
+            v = (one - r) * before[j] * at(beta, j) + x[j]
+            u[j] = v
+            spikes[j] = spike if v > theta else silent
+    elif subtract:
+        for j in range(len(u)):
+            r = one if before[j] > theta else nil
+            v = before[j] * at(beta, j) + x[j] - r * theta
+            u[j] = v
+            spikes[j] = spike if v > theta else silent
+    else:
+        for j in range(len(u)):
+            v = before[j] * at(beta, j) + x[j]
+            u[j] = v
+            spikes[j] = spike if v > theta else silent
+
+
+@njit(**COMPILE)
 def fire(u, theta, spikes, one):
     nil = type(one)(0)
     for j in range(len(u)):
