@@ -15,7 +15,7 @@ from spikecredit.synapses.events import Way
 Pair = tuple[int, int]
 Geometry = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
 
-CHANNELS = 8
+CHANNELS = 12
 """Channels of the smallest input: tables are of four at a time."""
 
 

@@ -37,6 +37,9 @@ FEWER = 3.5
 ROW = 16
 """Numbers in a row of the kernel, channels included, from which on it does: they are summed by so many."""
 
+EVENTS = 8
+"""Outputs of the pooling in one plane, from which on it does: so many events share what is read for a channel."""
+
 INDEX_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
@@ -206,8 +209,8 @@ def _by_events(ctx: Any, feedback: Tensor) -> Any:
     _, _, dilation, groups = ctx.geometry
     if not (ctx.pooling.maximum and ctx.channels_last and groups == 1 and dilation[1] == 1):
         return None
-    fewer = math.prod(ctx.shape[1:]) >= FEWER * math.prod(ctx.pooled)
-    if not (fewer and feedback.shape[1] * feedback.shape[3] >= ROW):
+    outputs, row = math.prod(ctx.pooled), feedback.shape[1] * feedback.shape[3]
+    if outputs < EVENTS or math.prod(ctx.shape[1:]) < FEWER * outputs or row < ROW:
         return None
     return kernels() if feedback.dtype == torch.float32 or _computes_wide(feedback.dtype) else None
 

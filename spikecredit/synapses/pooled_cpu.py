@@ -150,10 +150,10 @@ def _list_by_position(grad, at, size, ends, offsets, errors):
 
 @njit(**passes.COMPILE)
 def _backward(start, stop, x, grad, at, feedback, patches, geometry, g_x, g_rows):
-    (images, height, width, _), (outputs, kernel, run) = x.shape, feedback.shape
+    (images, height, width, _), (kernel, pieces, outputs, piece) = x.shape, feedback.shape
     (top, left), (depth, spread) = geometry
     parts, positions, events = len(g_rows), len(patches), grad.shape[1] * grad.shape[2]
-    every, pieces = run // LINE, -(-run // (LINE * LINES))
+    run, lines = pieces * piece, piece // LINE
     line, begin = (width + 2 * left) * depth, (top * (width + 2 * left) + left) * depth
     inside, error = _zeros((height + 2 * top) * line + run), _zeros((height + 2 * top) * line + run)
     ends_c, ends_p = np.empty(outputs, np.int64), np.empty(positions + 1, np.int64)
@@ -166,23 +166,21 @@ def _backward(start, stop, x, grad, at, feedback, patches, geometry, g_x, g_rows
                 _list_by_channel(grad[image], at[image], patches, ends_c, offsets_c, errors_c)
             if len(g_x):
                 error[:] = 0
-                _list_by_position(grad[image], at[image], 4 * kernel * run, ends_p, offsets_p, errors_p)
+                _list_by_position(grad[image], at[image], 4 * piece, ends_p, offsets_p, errors_p)
             for row in range(kernel):
-                for piece in range(pieces):
-                    first = piece * every // pieces
-                    lines, skip = (piece + 1) * every // pieces - first, 4 * first * LINE
+                for k in range(pieces):
+                    skip = 4 * (row * spread * line + k * piece)
                     for c in range(outputs if g_rows.shape[1] else 0):
                         _add(
-                            g_rows[part, c, row].ctypes.data + skip,
-                            inside.ctypes.data + skip + 4 * row * spread * line,
+                            g_rows[part, c, row, k].ctypes.data, inside.ctypes.data + skip,
                             offsets_c[c].ctypes.data, errors_c[c].ctypes.data, ends_c[c], lines,
                         )  # fmt: skip
                     for position in range(positions if len(g_x) else 0):
-                        k = ends_p[position - 1] if position else 0
+                        first = ends_p[position - 1] if position else 0
                         _add(
-                            error.ctypes.data + skip + 4 * row * spread * line + patches[position],
-                            feedback.ctypes.data + skip + 4 * row * run,
-                            offsets_p.ctypes.data + 8 * k, errors_p.ctypes.data + 4 * k, ends_p[position] - k, lines,
+                            error.ctypes.data + skip + patches[position], feedback[row, k].ctypes.data,
+                            offsets_p.ctypes.data + 8 * first, errors_p.ctypes.data + 4 * first,
+                            ends_p[position] - first, lines,
                         )  # fmt: skip
             if len(g_x):
                 _copy_image(g_x[image], error, begin, line, depth, True)
@@ -222,14 +220,18 @@ def gradients(
     depth = -(-channels // LINE) * LINE  # whole lines, where that costs less than reading across their ends
     if columns * depth > 1.5 * LINE * -(-columns * channels // LINE):
         depth = channels
-    run = -(-columns * depth // LINE) * LINE
+    every = -(-columns * depth // LINE)
+    pieces = -(-every // LINES)
+    run = pieces * -(-every // pieces) * LINE  # a kernel's row in pieces of one size, zeros behind
     rows = feedback.new_zeros(outputs, kernel, run)
     rows[:, :, : columns * depth].unflatten(2, (columns, depth))[..., :channels] = feedback.permute(0, 2, 3, 1)
+    rows = rows.unflatten(2, (pieces, -1)).permute(1, 2, 0, 3).contiguous()
     position = np.arange(plane[0] * plane[1])
     across = x.shape[3] + 2 * padding[1]
     patches = 4 * depth * (position // plane[1] * stride[0] * across + position % plane[1] * stride[1])
     parts = min(torch.get_num_threads(), max(1, len(x)))
-    g_rows = x.new_zeros(parts, *rows.shape) if wanted[1] else x.new_empty(parts, 0, 0, 0)
+    shape = (outputs, kernel, pieces, run // pieces) if wanted[1] else (0, 0, 0, 0)
+    g_rows = x.new_zeros(parts, *shape)
     error = np.empty((0, 0, 0, 0), np.float32) if g_x is None else g_x.permute(0, 2, 3, 1).numpy()
     _run(
         _backward, _backward_parallel, len(x) * rows.numel(), parts,
@@ -238,6 +240,6 @@ def gradients(
     )  # fmt: skip
     g_weight = None
     if wanted[1]:
-        g_weight = g_rows.sum(0)[:, :, : columns * depth].unflatten(2, (columns, depth))[..., :channels]
+        g_weight = g_rows.sum(0).flatten(2)[:, :, : columns * depth].unflatten(2, (columns, depth))[..., :channels]
         g_weight = g_weight.permute(0, 3, 1, 2)
     return g_weight, grad.sum((0, 2, 3)) if wanted[2] else None
