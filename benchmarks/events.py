@@ -3,8 +3,9 @@
     python -m benchmarks.events [--repeats 15]
 
 Float32, forward and weight gradient. Densities: (3200, 784) x (784, 1000), as in FC 784-1000-10 at T = 25, batch 128.
-Sizes: square layers, events at 5 % of spikes and tables at 50 %. Convolutions: the layers of LeNet and VGG, channels
-last, 13 % of spikes, and the error of a 2 x 2 maximum behind them. Writes results/events-cpu.json.
+Sizes: square layers, events at 5 % of spikes and tables at 50 %. Readouts: ten classes, any values. Convolutions: the
+layers of LeNet and VGG, channels last, 13 % of spikes, and the error of a 2 x 2 maximum behind them. Writes
+results/events-cpu.json.
 """
 
 import itertools
@@ -25,14 +26,28 @@ SIZES = ((64, 128, 512, 1024, 4096), (64, 128, 256, 512, 1024))
 """Rows, and inputs as outputs."""
 AT: dict[str, float] = {"by events": 0.05, "by tables": 0.5}
 
+READOUTS = ((512, 128), (1000, 400), (1000, 784), (3200, 300), (3200, 1000), (3200, 1024), (12800, 256))
+"""Rows and inputs."""
 CONVOLUTIONS = (
     (458, 12, 12, 64, 5, 0), (128, 8, 16, 64, 3, 1), (128, 32, 16, 64, 3, 1), (16, 64, 32, 64, 3, 1),
     (64, 64, 16, 128, 3, 1), (64, 128, 8, 256, 3, 1), (64, 256, 8, 256, 3, 1), (64, 256, 4, 512, 3, 1),
     (64, 512, 4, 512, 3, 1),
 )  # fmt: skip
-"""Images, channels, pixels a side, outputs, kernel and padding. The first: LeNet's second layer, one chunk of images."""
+"""Images, channels, pixels a side, outputs, kernel, padding. The first: LeNet's second layer, one chunk of images."""
 
 WORK = (("forward", "by tables"), ("weight gradient", "by tables"), ("behind a maximum", "by events"))
+
+
+def readout(rows: int, inputs: int) -> dict[str, Callable[[], Any]]:
+    """Both products of a layer with ten outputs, narrow and dense."""
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(10, inputs, generator=generator), torch.zeros(10)
+    x, grad = torch.randn(rows, inputs, generator=generator), torch.randn(rows, 10, generator=generator)
+    ways: tuple[events.Way, ...] = ("narrow", "dense")
+    return {
+        **{f"forward, {way}": lambda way=way: events.product(x, weight, bias, way) for way in ways},
+        **{f"weight gradient, {way}": lambda way=way: events.weight_gradient(grad, x, way) for way in ways},
+    }
 
 
 def convolution(
@@ -100,9 +115,15 @@ def tables(record: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
     ]
     titles = [f"{what}, {name}" for what, way in WORK for name in (way, "dense")]
     last = "ms, float32, channels last, 13 % of the inputs spike."
+    narrow = list(readout(1, 1))
+    readouts = [
+        [f"{row['rows']} x {row['inputs']}", *(f"{row[name]['median'] * 1e3:.2f}" for name in narrow)]
+        for row in record["readouts"]
+    ]
     return {
         "events": (["inputs that spike", *names], rows, note),
         "events_sizes": (header, sizes, both),
+        "events_readouts": (["rows x inputs", *narrow], readouts, "ms, float32, ten outputs."),
         "events_conv": (["images, layer", *titles], convolutions, last),
     }
 
@@ -129,15 +150,20 @@ def main() -> None:
             row[way] = found["dense"]["median"] / found[way]["median"]
         sizes.append(row)
         print(f"{count} x {side}  " + "  ".join(f"{way} {row[way]:.2f} x" for way in AT))
+    readouts = []
+    for count, inputs in READOUTS:
+        found = interleaved(readout(count, inputs), repeats)
+        readouts.append({"rows": count, "inputs": inputs, **found})
+        print(f"{count} x {inputs}  " + "  ".join(f"{name} {found[name]['median'] * 1e3:.2f} ms" for name in found))
     convolutions = []
     for images, channels, side, outputs, size, pad in CONVOLUTIONS:
         layer = f"{images} x {channels}@{side}x{side}, {outputs}@{size}x{size}"
         found = interleaved(convolution(images, channels, side, outputs, size, pad), repeats)
         convolutions.append({"layer": layer, **found})
         print(f"{layer}  " + "  ".join(f"{name} {found[name]['median'] * 1e3:.2f} ms" for name in found))
-    shape = [ROWS, INPUTS, OUTPUTS]
+    found = {"rows": rows, "sizes": sizes, "readouts": readouts, "convolutions": convolutions}
     command = "python -m benchmarks.events"
-    print(write("events-cpu", command, device, shape=shape, rows=rows, sizes=sizes, convolutions=convolutions))
+    print(write("events-cpu", command, device, shape=[ROWS, INPUTS, OUTPUTS], **found))
 
 
 if __name__ == "__main__":

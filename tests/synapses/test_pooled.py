@@ -223,7 +223,8 @@ def test_the_error_of_a_maximum_by_events(all_by_events, data, seed):
     [
         (sc.Conv2d(4, 3, 4), sc.MaxPool2d(2), True), (sc.Conv2d(3, 3, 5), sc.MaxPool2d(2), False),
         (sc.Conv2d(4, 3, 4), sc.MaxPool2d(3, 2), True), (sc.Conv2d(4, 3, 4), sc.MaxPool2d(3, 1), False),
-        (sc.Conv2d(4, 3, 4), sc.AvgPool2d(2), False), (sc.Conv2d(4, 3, 4), sc.MaxPool2d(7), False), (sc.Conv2d(8, 4, 4, groups=2), sc.MaxPool2d(2), False),
+        (sc.Conv2d(4, 3, 4), sc.AvgPool2d(2), False), (sc.Conv2d(4, 3, 4), sc.MaxPool2d(7), False),
+        (sc.Conv2d(8, 4, 4, groups=2), sc.MaxPool2d(2), False),
         (sc.Conv2d(4, 3, 4, dilation=2), sc.MaxPool2d(2), False),
         (sc.Conv2d(4, 3, 4).double(), sc.MaxPool2d(2), False),
     ],
