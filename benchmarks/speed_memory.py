@@ -4,8 +4,9 @@
                                         "precision": "float32", "threads": 2, "quick": false}'
 
 Prints the MiB by which the resident set grows, at its peak over three training steps (gradients and Adam's state
-included), over what imports, model and data take. A step on a batch of two comes first, with a model of its own, so
-that what is loaded or compiled at the first call is not counted. The peak is VmHWM, set back before the steps:
+included), over what imports, model and data take. The same step comes first, with a model of its own, so that what is
+loaded or compiled at the first call is not counted, and what malloc keeps of it is given back. The peak is VmHWM, set
+back before the steps:
 getrusage's ru_maxrss would be that of the parent process where it was larger (Linux keeps it across exec).
 
 `needed` runs it with a malloc that gives every tensor back as soon as it is freed: what the step needs, to 1 %.
@@ -13,6 +14,7 @@ getrusage's ru_maxrss would be that of the parent process where it was larger (L
 (FC, November 2026), so that it is the median of three.
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -20,7 +22,6 @@ import re
 import statistics
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -51,8 +52,9 @@ def growth(network: str, input: str, competitor: str, precision: str, threads: i
         x = work.inputs(input, CPU, one.channels_last)  # type: ignore[arg-type]
         return training_step(one.prepare(work, CPU, precision), x, work.labels(CPU), precision)
 
-    step_of(replace(work, batch=2))()
+    step_of(work)()
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     step = step_of(work)
     CLEAR.write_text("5")  # VmHWM begins anew
     before = resident("VmRSS")

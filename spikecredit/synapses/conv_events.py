@@ -72,7 +72,7 @@ def gradients(
 
     The dense ones come from one call, since the weight gradient of a convolution does not depend on the weight.
     """
-    if way == "tables" and wanted[1]:
+    if way == "tables" and wanted[1] and not torch._C._are_functorch_transforms_active():  # as with is_grads_batched
         g_x, _, g_bias = gradients(grad, x, feedback, geometry, (wanted[0], False, wanted[2]))
         return g_x, weight_gradient(grad, x, (feedback.shape[2], feedback.shape[3]), geometry), g_bias
     stride, padding, dilation, groups = geometry

@@ -106,7 +106,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> tuple[T
 
 def weight_gradient(grad: Tensor, x: Tensor, way: Way) -> Tensor:
     """dL/dW = grad^T x; grad (N, out), x (N, in) -> (out, in). way: the one that the product took. No autograd."""
-    if way == "dense":
+    if way == "dense" or torch._C._are_functorch_transforms_active():  # as with is_grads_batched
         return grad.t().mm(x)
     by_events, tables, narrow = kernels()
     if way == "narrow":

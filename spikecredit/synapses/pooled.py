@@ -209,6 +209,8 @@ def _by_events(ctx: Any, feedback: Tensor) -> Any:
     _, _, dilation, groups = ctx.geometry
     if not (ctx.pooling.maximum and ctx.channels_last and groups == 1 and dilation[1] == 1):
         return None
+    if ctx.pooling.arguments[3] not in (1, (1, 1)):  # a dilated window may lie beside the plane, and its place too
+        return None
     outputs, row = math.prod(ctx.pooled), feedback.shape[1] * feedback.shape[3]
     if outputs < EVENTS or math.prod(ctx.shape[1:]) < FEWER * outputs or row < ROW:
         return None

@@ -223,6 +223,20 @@ def test_transforms_of_torch_func_keep_the_dense_product(small):
     torch.testing.assert_close(torch.func.vmap(layer)(x), F.linear(x, layer.weight, layer.bias))
 
 
+@pytest.mark.parametrize("shape", [(700, 1000, 10), (700, 90, 70)])
+def test_a_batch_of_gradients_takes_the_dense_products(shape, small):
+    rows, inputs, outputs = shape
+    layer, x = sc.Linear(inputs, outputs), spikes(rows, inputs, density=0.5)
+    assert events.way(x, layer.weight) in ("narrow", "tables")
+    y, errors = layer(x), torch.randn(3, rows, outputs)
+    (found,) = torch.autograd.grad(y, layer.weight, errors, is_grads_batched=True)
+    torch.testing.assert_close(found, errors.transpose(1, 2) @ x, rtol=1e-4, atol=1e-3)
+
+
+def test_the_smallest_layer_for_tables_is_a_tile():
+    assert events.TILE == events.kernels()[1].TILE
+
+
 def test_second_derivatives(always):
     layer, x = sc.Linear(6, 5), spikes(4, 3, 6, density=0.5, graded=True)
 

@@ -214,7 +214,7 @@ def test_the_error_of_a_maximum_by_events(all_by_events, data, seed):
     with chunks_of(data.draw(st.integers(1, 5), label="images in a chunk")):
         assert_same(conv, pool, x, True, autocast, rtol=2**-6 if autocast else 0, atol=0)
     images, geometry = conv.pad(x.reshape(-1, *x.shape[-3:]))
-    able = geometry[2][1] == geometry[3] == 1 and pooled._is_ordinary(images, conv.weight, geometry)
+    able = geometry[2][1] == geometry[3] == pool.dilation == 1 and pooled._is_ordinary(images, conv.weight, geometry)
     assert bool(all_by_events) == able
 
 
@@ -224,6 +224,7 @@ def test_the_error_of_a_maximum_by_events(all_by_events, data, seed):
         (sc.Conv2d(4, 3, 4), sc.MaxPool2d(2), True), (sc.Conv2d(3, 3, 5), sc.MaxPool2d(2), False),
         (sc.Conv2d(4, 3, 4), sc.MaxPool2d(3, 2), True), (sc.Conv2d(4, 3, 4), sc.MaxPool2d(3, 1), False),
         (sc.Conv2d(4, 3, 4), sc.AvgPool2d(2), False), (sc.Conv2d(4, 3, 4), sc.MaxPool2d(7), False),
+        (sc.Conv2d(4, 3, 4), sc.MaxPool2d(2, dilation=2), False),
         (sc.Conv2d(8, 4, 4, groups=2), sc.MaxPool2d(2), False),
         (sc.Conv2d(4, 3, 4, dilation=2), sc.MaxPool2d(2), False),
         (sc.Conv2d(4, 3, 4).double(), sc.MaxPool2d(2), False),
