@@ -98,7 +98,7 @@ class Conv2d(Synapse, nn.Conv2d):
         """conv(images, W) + b, whose error returns through B; through W where that is None."""
         images, geometry = self.pad(images)
         if feedback is None:
-            if images.dtype != weight.dtype or conv_events.way(images, weight, geometry) == "dense":
+            if conv_events.way(images, weight, geometry) == "dense":
                 return F.conv2d(images, weight, bias, *geometry)
             return conv_events.SpikeConv2d.apply(images, weight, bias, geometry)
         cast = cast_for_autocast(images.device.type, images, weight, bias, feedback)

@@ -22,16 +22,22 @@ CHANNELS = 12
 def way(x: Tensor, weight: Tensor, geometry: Geometry) -> Way:
     """The fastest way to the convolution of x (N, C, H, W) with W: by tables where all is 0 or 1, dense otherwise.
 
-    A function of the values alone, as `events.way`; for x that will be converted to W's type.
+    A function of the values alone, as `events.way`.
     """
-    if not events.may_pay(weight) or geometry[3] != 1 or x.shape[1] < CHANNELS or len(weight) < events.TILE:
+    if (
+        x.dtype != weight.dtype
+        or not events.may_pay(weight)
+        or geometry[3] != 1
+        or x.shape[1] < CHANNELS
+        or len(weight) < events.TILE
+    ):
         return "dense"
     rows, columns = plane(x, weight, geometry)
     least, work = events.LEAST["tables"]
     positions = len(x) * rows * columns
     if positions < least or positions * weight.numel() < work:
         return "dense"
-    sample = x.detach()[:: max(1, len(x) // 8), :, :: max(1, x.shape[2] // 8)].flatten(1).float().contiguous()
+    sample = x.detach()[:: max(1, len(x) // 8), :, :: max(1, x.shape[2] // 8)].flatten(1).contiguous()
     return "tables" if events.all_spikes(sample) else "dense"
 
 
@@ -72,7 +78,7 @@ def gradients(
 
     The dense ones come from one call, since the weight gradient of a convolution does not depend on the weight.
     """
-    if way == "tables" and wanted[1] and not torch._C._are_functorch_transforms_active():  # as with is_grads_batched
+    if way == "tables" and wanted[1] and not events.is_batched(grad):
         g_x, _, g_bias = gradients(grad, x, feedback, geometry, (wanted[0], False, wanted[2]))
         return g_x, weight_gradient(grad, x, (feedback.shape[2], feedback.shape[3]), geometry), g_bias
     stride, padding, dilation, groups = geometry

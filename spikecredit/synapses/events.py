@@ -76,6 +76,11 @@ def may_pay(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 and kernels() is not None
 
 
+def is_batched(grad: Tensor) -> bool:
+    """Whether a gradient stands for several, of `torch.func.vmap` or `is_grads_batched`, which only torch can take."""
+    return torch._C._functorch.is_legacy_batchedtensor(grad) or torch._C._are_functorch_transforms_active()
+
+
 def all_spikes(sample: Tensor) -> bool:
     """Whether each entry of some rows, contiguous, is 0 or 1."""
     events, ones = kernels()[0].census(sample)
@@ -106,7 +111,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> tuple[T
 
 def weight_gradient(grad: Tensor, x: Tensor, way: Way) -> Tensor:
     """dL/dW = grad^T x; grad (N, out), x (N, in) -> (out, in). way: the one that the product took. No autograd."""
-    if way == "dense" or torch._C._are_functorch_transforms_active():  # as with is_grads_batched
+    if way == "dense" or is_batched(grad):
         return grad.t().mm(x)
     by_events, tables, narrow = kernels()
     if way == "narrow":
@@ -134,7 +139,7 @@ class SpikeLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        flat, rows, g_weight = grad.flatten(0, -2), x.flatten(0, -2), None
+        flat, rows, g_weight = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]), None
         if needs_weight:  # with create_graph=True by torch's own product, which can be differentiated again
             g_weight = weight_gradient(flat, rows, "dense" if torch.is_grad_enabled() else ctx.way)
         return grad.matmul(weight) if needs_x else None, g_weight, flat.sum(0) if needs_bias else None, None

@@ -145,19 +145,13 @@ class _ConvPool(torch.autograd.Function):
         channels_last = device == "cpu" and weight.dtype != torch.float64 and _is_ordinary(x, weight, geometry)
         as_computed = not channels_last or is_channels_last(x) or is_channels_last(weight)
         kernel = _channels_last(weight) if channels_last else weight
-        size, out_type = _chunk_size(x, weight, geometry), dtype
-        indices, way = None, conv_events.way(x, weight, geometry) if channels_last and x.dtype == dtype else "dense"
-        if way == "dense" and channels_last and _computes_wide(dtype):
-            with torch.autocast(device, enabled=False):
-                way = conv_events.way(x, weight.float(), geometry)
-            if way == "tables":
-                dtype, kernel, bias = torch.float32, kernel.float(), None if bias is None else bias.float()
+        size = _chunk_size(x, weight, geometry)
+        indices, way = None, conv_events.way(x, weight, geometry) if channels_last else "dense"
         for rows in (chunks := _chunks(len(x), size)):
             y, way = conv_events.convolution(_images(x, rows, dtype, channels_last), kernel, bias, geometry, way)
             pooled, at = pooling.forward(y)
             if rows is chunks[0]:
-                whole = (len(x), *pooled.shape[1:])
-                out = _like(pooled, len(x), out_type) if as_computed else pooled.new_empty(whole, dtype=out_type)
+                out = _like(pooled, len(x)) if as_computed else pooled.new_empty(len(x), *pooled.shape[1:])
                 if at is not None and differentiable and any(ctx.needs_input_grad):
                     indices = _like(at, len(x), _index_type(y.shape[2] * y.shape[3]))
                 ctx.shape, ctx.strides, ctx.pooled = y.shape[1:], y.stride(), pooled.shape[2:]
@@ -165,8 +159,7 @@ class _ConvPool(torch.autograd.Function):
             if at is not None and indices is not None:
                 indices[rows] = at
         ctx.save_for_backward(x, feedback, indices)
-        ctx.size, ctx.geometry, ctx.pooling, ctx.channels_last = size, geometry, pooling, channels_last
-        ctx.way = way if weight.dtype == torch.float32 else "dense"
+        ctx.size, ctx.geometry, ctx.pooling, ctx.channels_last, ctx.way = size, geometry, pooling, channels_last, way
         return out
 
     @staticmethod
@@ -199,8 +192,8 @@ class _ConvPool(torch.autograd.Function):
         return g_x, g_weight, g_bias, None, None, None, None
 
 
-def _computes_wide(dtype: torch.dtype) -> bool:
-    """Whether float32 loops of ours are faster than bfloat16 products of torch: on processors without AMX."""
+def _is_slow(dtype: torch.dtype) -> bool:
+    """Whether events in float32 are faster than torch's products of bfloat16: on processors without AMX."""
     return dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
 
 
@@ -214,7 +207,7 @@ def _by_events(ctx: Any, feedback: Tensor) -> Any:
     outputs, row = math.prod(ctx.pooled), feedback.shape[1] * feedback.shape[3]
     if outputs < EVENTS or math.prod(ctx.shape[1:]) < FEWER * outputs or row < ROW:
         return None
-    return kernels() if feedback.dtype == torch.float32 or _computes_wide(feedback.dtype) else None
+    return kernels() if feedback.dtype == torch.float32 or _is_slow(feedback.dtype) else None
 
 
 @cache

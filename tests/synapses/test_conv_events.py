@@ -180,26 +180,6 @@ def test_second_derivatives(small):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("amx", [True, False])
-@pytest.mark.parametrize("layout", [CHANNELS_LAST, torch.contiguous_format])
-def test_without_amx_bf16_of_a_pooled_convolution_is_computed_in_float32(amx, layout, small, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    torch.manual_seed(0)
-    conv, pool = sc.Conv2d(6, 64, 3).to(memory_format=layout), sc.MaxPool2d(2)
-    x, ways = spikes(5, 6, 16, 16).to(memory_format=layout), []
-    product = conv_events.convolution
-    monkeypatch.setattr(conv_events, "convolution", lambda *a: ways.append((a[0].dtype, a[4])) or product(*a))
-
-    with torch.autocast("cpu", torch.bfloat16):
-        found = gradients(lambda x: sc.synapses.pooled.conv_pool(conv, pool, x), x, conv.parameters())
-    assert set(ways) == {(torch.bfloat16, "dense") if amx else (torch.float32, "tables")}
-    assert found[0].dtype == torch.bfloat16 and conv_events.is_channels_last(found[0]) == (layout == CHANNELS_LAST)
-    rounded = [p.detach().bfloat16().float().requires_grad_() for p in conv.parameters()]
-    wanted = gradients(lambda x: pool(F.conv2d(x, *rounded)), x, rounded)
-    for a, b in zip(found, wanted, strict=True):  # in bf16, maxima that nearly tie fall on other pixels
-        assert (a.double() - b).norm() <= (0.1 if amx else 0.01) * b.double().norm()
-
-
 def test_one_graded_chunk_makes_the_gradient_dense(small):
     """Of an input in chunks: what an earlier chunk took is no promise for the backward pass."""
     torch.manual_seed(0)

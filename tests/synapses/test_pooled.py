@@ -184,7 +184,7 @@ def all_by_events(monkeypatch):
     monkeypatch.setattr(pooled, "FEWER", 0)
     monkeypatch.setattr(pooled, "ROW", 1)
     monkeypatch.setattr(pooled, "EVENTS", 0)
-    monkeypatch.setattr(pooled, "_computes_wide", lambda dtype: dtype == torch.bfloat16)  # as without AMX
+    monkeypatch.setattr(pooled, "_is_slow", lambda dtype: dtype == torch.bfloat16)  # as without AMX
     monkeypatch.setattr(pooled.kernels(), "gradients", lambda *a: calls.append(a) or gradients(*a))
     return calls
 
@@ -236,6 +236,23 @@ def test_where_the_error_goes_by_events(conv, pool, by_events, monkeypatch):
     x = torch.randn(3, conv.in_channels, 21, 20, dtype=conv.weight.dtype, requires_grad=True)
     assert_same(conv, pool, x, rtol=1e-4, atol=1e-4)
     assert bool(calls) == by_events
+
+
+@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize("layout", [CHANNELS_LAST, torch.contiguous_format])
+def test_without_amx_the_error_of_bf16_goes_by_events_in_float32(amx, layout, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    calls, gradients = [], pooled.kernels().gradients
+    monkeypatch.setattr(pooled.kernels(), "gradients", lambda *a: calls.append(a) or gradients(*a))
+    conv, x = sc.Conv2d(6, 20, 3).to(memory_format=layout), torch.randn(5, 6, 16, 16).to(memory_format=layout)
+    assert_same(conv, sc.MaxPool2d(2), x.requires_grad_(), autocast=True, rtol=0.05, atol=0.3)
+    assert bool(calls) != amx
+    if calls:
+        grad, _, images, feedback = calls[0][:4]
+        assert grad.dtype == images.dtype == feedback.dtype == torch.float32
+    (found,) = torch.autograd.grad(conv_pool(conv.bfloat16(), sc.MaxPool2d(2), x.bfloat16()).sum(), conv.weight)
+    assert found.dtype == torch.bfloat16
 
 
 def test_without_numba_the_error_goes_as_ever(monkeypatch):
