@@ -221,6 +221,9 @@ def test_the_error_of_a_maximum_by_events(all_by_events, data, seed):
 @pytest.mark.parametrize(
     ("conv", "pool", "by_events"),
     [
+        (sc.Conv2d(16, 20, 3, padding=1), sc.MaxPool2d(2), True),
+        (sc.Conv2d(5, 20, 5, padding=(1, 2), stride=(2, 1)), sc.MaxPool2d(2), True),
+        (sc.Conv2d(70, 9, 3, padding=(2, 1), stride=(1, 2), dilation=(2, 1)), sc.MaxPool2d(2), True),
         (sc.Conv2d(4, 3, 4), sc.MaxPool2d(2), True), (sc.Conv2d(3, 3, 5), sc.MaxPool2d(2), False),
         (sc.Conv2d(4, 3, 4), sc.MaxPool2d(3, 2), True), (sc.Conv2d(4, 3, 4), sc.MaxPool2d(3, 1), False),
         (sc.Conv2d(4, 3, 4), sc.AvgPool2d(2), False), (sc.Conv2d(4, 3, 4), sc.MaxPool2d(7), False),
