@@ -75,12 +75,12 @@ def _multiply(start, stop, x, across, along, y, total, block):
         source, rows = x + first * along, y.ctypes.data + 4 * LANES * first
         if along == 4:
             for i in range(start, stop - ROWS + 1, ROWS):
-                _eight(total[i].ctypes.data, source + i * across, across, along, rows, count)  # type: ignore[call-arg]
+                _eight(total[i].ctypes.data, source + i * across, across, along, rows, count)
         else:
             for i in range(start, stop - LANES + 1, LANES):
-                _sixteen(total[i].ctypes.data, source + i * across, across, along, rows, count)  # type: ignore[call-arg]
+                _sixteen(total[i].ctypes.data, source + i * across, across, along, rows, count)
         for i in range(stop - (stop - start) % (ROWS if along == 4 else LANES), stop):
-            _one(total[i].ctypes.data, source + i * across, across, along, rows, count)  # type: ignore[call-arg]
+            _one(total[i].ctypes.data, source + i * across, across, along, rows, count)
 
 
 @njit(**PARALLEL)

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from spikecredit.neurons.kernels import passes
 from spikecredit.neurons.kernels.cpu import PARALLEL, _run
+from spikecredit.synapses.conv_events import Geometry, Pair
 from spikecredit.synapses.tables_cpu import at_address, copy_bytes
-
-Pair = tuple[int, int]
 
 LINE = 16
 """Numbers in a line of the cache."""
@@ -69,29 +68,29 @@ _one_1, _one_2, _one_3, _one_4, _one_5 = (_gather(1, lines) for lines in range(1
 
 @njit(**passes.COMPILE)
 def _add(total, source, offsets, values, count, lines):
-    """The same for any count; all but the last two are addresses."""
+    """The same for any count; all but the last two are addresses. Numba cannot choose among intrinsics by a number."""
     for k in range(0, count - 7, 8):
         if lines == 5:
-            _eight_5(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+            _eight_5(total, source, offsets + 8 * k, values + 4 * k)
         elif lines == 4:
-            _eight_4(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+            _eight_4(total, source, offsets + 8 * k, values + 4 * k)
         elif lines == 3:
-            _eight_3(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+            _eight_3(total, source, offsets + 8 * k, values + 4 * k)
         elif lines == 2:
-            _eight_2(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+            _eight_2(total, source, offsets + 8 * k, values + 4 * k)
         else:
-            _eight_1(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+            _eight_1(total, source, offsets + 8 * k, values + 4 * k)
     for k in range(count // 8 * 8, count):
         if lines == 5:
-            _one_5(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+            _one_5(total, source, offsets + 8 * k, values + 4 * k)
         elif lines == 4:
-            _one_4(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+            _one_4(total, source, offsets + 8 * k, values + 4 * k)
         elif lines == 3:
-            _one_3(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+            _one_3(total, source, offsets + 8 * k, values + 4 * k)
         elif lines == 2:
-            _one_2(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+            _one_2(total, source, offsets + 8 * k, values + 4 * k)
         else:
-            _one_1(total, source, offsets + 8 * k, values + 4 * k)  # type: ignore[call-arg]
+            _one_1(total, source, offsets + 8 * k, values + 4 * k)
 
 
 @njit(**passes.COMPILE)
@@ -106,6 +105,7 @@ def _zeros(size):
 def _copy_image(image, room, begin, line, depth, back):
     """An image into the middle of `room`, where a pixel's channels take `depth` numbers and padding is around it; or
     back from there."""
+    # mypy cannot know that numba itself hands an intrinsic its first argument
     height, width, channels = image.shape
     for y in range(height):
         for x in range(width):
@@ -202,7 +202,7 @@ def gradients(
     at: Tensor,
     x: Tensor,
     feedback: Tensor,
-    geometry: tuple[Pair, Pair, Pair, int],
+    geometry: Geometry,
     plane: Pair,
     wanted: tuple[bool, ...],
     g_x: Tensor | None,
