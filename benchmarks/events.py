@@ -3,7 +3,7 @@
     python -m benchmarks.events [--repeats 15]
 
 Float32, forward and weight gradient. Densities: (3200, 784) x (784, 1000), as in FC 784-1000-10 at T = 25, batch 128.
-Sizes: square layers, events at 5 % of spikes and tables at 50 %. Readouts: ten classes, any values. Convolutions: the
+Sizes: square layers, events at 5 % of spikes and tables at 50 %. Readouts: layers of few outputs. Convolutions: the
 layers of LeNet and VGG, channels last, 13 % of spikes, and the error of a 2 x 2 maximum behind them. Writes
 results/events-cpu.json.
 """
@@ -26,8 +26,11 @@ SIZES = ((64, 128, 512, 1024, 4096), (64, 128, 256, 512, 1024))
 """Rows, and inputs as outputs."""
 AT: dict[str, float] = {"by events": 0.05, "by tables": 0.5}
 
-READOUTS = ((512, 128), (1000, 400), (1000, 784), (3200, 300), (3200, 1000), (3200, 1024), (12800, 256))
-"""Rows and inputs."""
+READOUTS = (
+    (512, 128, 10), (1000, 400, 10), (1000, 784, 10), (3200, 300, 10), (3200, 1000, 10), (12800, 256, 10),
+    (1000, 784, 20), (3200, 300, 20), (12800, 256, 20), (1000, 784, 100), (3200, 300, 100), (3200, 1000, 100),
+)  # fmt: skip
+"""Rows, inputs and outputs."""
 CONVOLUTIONS = (
     (458, 12, 12, 64, 5, 0), (128, 8, 16, 64, 3, 1), (128, 32, 16, 64, 3, 1), (16, 64, 32, 64, 3, 1),
     (64, 64, 16, 128, 3, 1), (64, 128, 8, 256, 3, 1), (64, 256, 8, 256, 3, 1), (64, 256, 4, 512, 3, 1),
@@ -38,16 +41,23 @@ CONVOLUTIONS = (
 WORK = (("forward", "by tables"), ("weight gradient", "by tables"), ("behind a maximum", "by events"))
 
 
-def readout(rows: int, inputs: int) -> dict[str, Callable[[], Any]]:
-    """Both products of a layer with ten outputs, narrow and dense."""
+def readout(rows: int, inputs: int, outputs: int) -> dict[str, Callable[[], Any]]:
+    """Both products of a layer of few outputs, by every way that it has."""
     generator = torch.Generator().manual_seed(0)
-    weight, bias = torch.randn(10, inputs, generator=generator), torch.zeros(10)
-    x, grad = torch.randn(rows, inputs, generator=generator), torch.randn(rows, 10, generator=generator)
-    ways: tuple[events.Way, ...] = ("narrow", "dense")
+    weight, bias = torch.randn(outputs, inputs, generator=generator), torch.zeros(outputs)
+    x = (torch.rand(rows, inputs, generator=generator) < MNIST_MEAN).float()
+    grad = torch.randn(rows, outputs, generator=generator)
+    ways = {**({"narrow": "narrow"} if outputs <= events.NARROW else {}), "by tables": "tables", "dense": "dense"}
     return {
-        **{f"forward, {way}": lambda way=way: events.product(x, weight, bias, way) for way in ways},
-        **{f"weight gradient, {way}": lambda way=way: events.weight_gradient(grad, x, way) for way in ways},
+        **{f"forward, {name}": lambda way=way: events.product(x, weight, bias, way) for name, way in ways.items()},
+        **{f"weight gradient, {name}": _gradient(grad, x, weight, way) for name, way in ways.items()},  # type: ignore[arg-type]
     }
+
+
+def _gradient(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, way: events.Way) -> Callable[[], Any]:
+    """The weight gradient, from what the forward pass keeps."""
+    _, way, kept = events.product(x, weight, None, way)
+    return lambda: events.weight_gradient(grad, kept, weight.shape[1], way)
 
 
 def convolution(
@@ -88,7 +98,7 @@ def cases(rows: int, inputs: int, outputs: int, density: float) -> dict[str, dic
     return {
         name: {
             "forward": lambda way=way: events.product(x, weight, bias, way),
-            "weight gradient": lambda way=way: events.weight_gradient(grad, x, way),
+            "weight gradient": _gradient(grad, x, weight, way),
         }
         for name, way in WAYS.items()
     }  # fmt: skip
@@ -115,15 +125,19 @@ def tables(record: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
     ]
     titles = [f"{what}, {name}" for what, way in WORK for name in (way, "dense")]
     last = "ms, float32, channels last, 13 % of the inputs spike."
-    narrow = list(readout(1, 1))
+    narrow = list(readout(1, 1, 1))
     readouts = [
-        [f"{row['rows']} x {row['inputs']}", *(f"{row[name]['median'] * 1e3:.2f}" for name in narrow)]
+        [
+            f"{row['rows']} x {row['inputs']}",
+            str(row["outputs"]),
+            *(f"{row[name]['median'] * 1e3:.2f}" if name in row else "" for name in narrow),
+        ]
         for row in record["readouts"]
     ]
     return {
         "events": (["inputs that spike", *names], rows, note),
         "events_sizes": (header, sizes, both),
-        "events_readouts": (["rows x inputs", *narrow], readouts, "ms, float32, ten outputs."),
+        "events_readouts": (["rows x inputs", "outputs", *narrow], readouts, "ms, float32."),
         "events_conv": (["images, layer", *titles], convolutions, last),
     }
 
@@ -151,10 +165,13 @@ def main() -> None:
         sizes.append(row)
         print(f"{count} x {side}  " + "  ".join(f"{way} {row[way]:.2f} x" for way in AT))
     readouts = []
-    for count, inputs in READOUTS:
-        found = interleaved(readout(count, inputs), repeats)
-        readouts.append({"rows": count, "inputs": inputs, **found})
-        print(f"{count} x {inputs}  " + "  ".join(f"{name} {found[name]['median'] * 1e3:.2f} ms" for name in found))
+    for count, inputs, outputs in READOUTS:
+        found = interleaved(readout(count, inputs, outputs), repeats)
+        readouts.append({"rows": count, "inputs": inputs, "outputs": outputs, **found})
+        print(
+            f"{count} x {inputs} x {outputs}  "
+            + "  ".join(f"{name} {found[name]['median'] * 1e3:.2f} ms" for name in found)
+        )
     convolutions = []
     for images, channels, side, outputs, size, pad in CONVOLUTIONS:
         layer = f"{images} x {channels}@{side}x{side}, {outputs}@{size}x{size}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spikecredit.neurons.kernels import donated
 from spikecredit.synapses import events
 from spikecredit.synapses.events import Way
 
@@ -78,7 +79,7 @@ def gradients(
 
     The dense ones come from one call, since the weight gradient of a convolution does not depend on the weight.
     """
-    if way == "tables" and wanted[1] and not events.is_batched(grad):
+    if way == "tables" and wanted[1] and not donated.is_batched(grad):
         g_x, _, g_bias = gradients(grad, x, feedback, geometry, (wanted[0], False, wanted[2]))
         return g_x, weight_gradient(grad, x, (feedback.shape[2], feedback.shape[3]), geometry), g_bias
     stride, padding, dilation, groups = geometry

@@ -5,7 +5,8 @@ benchmarks.events`):
 
     events  only the rows of W are read where x is not zero: density * in * out additions. For few events, of any value.
     tables  the 16 sums of four rows of W are made once for many rows of x, and a row looks one up for each four of its
-            inputs: in * out / 4 additions. For entries that are 0 or 1, at any density.
+            inputs: in * out / 4 additions. For entries that are 0 or 1, at any density. What is kept of x for the
+            backward pass is a byte for four entries.
     narrow  all products, in loops made for the few outputs of a readout. For entries of any value.
 
 The sums run in another order than a matrix product's: results differ by rounding. Entries of x that are zero add
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spikecredit.neurons.kernels import donated
+
 Way = Literal["dense", "events", "tables", "narrow"]
 
 DENSITY = 0.25
@@ -28,10 +31,10 @@ TABLES_FROM = 0.12
 """From this share of events on, tables are faster than events."""
 
 TILE = 64
-"""Outputs that tables are made for at a time, and at least (`tables_cpu.TILE`)."""
+"""Outputs that tables are made for at a time (`tables_cpu.TILE`), and those of the smallest convolution."""
 
 SIDE = 128
-"""Inputs and outputs of the smallest layer that is looked at."""
+"""Inputs and outputs of the smallest layer to which all ways are open; with fewer outputs it needs more rows."""
 
 LEAST: dict[str, tuple[int, int]] = {"events": (128, 12_000_000), "tables": (512, 30_000_000)}
 """Rows, and products of numbers in the dense way, from which each way pays: below, what it prepares costs more than it
@@ -39,6 +42,9 @@ saves (benchmarks/results/events-cpu.json)."""
 
 NARROW, NARROW_FROM = 16, 500_000
 """Outputs of a narrow layer at most, and numbers in its x from which on its loops are faster."""
+
+FEW_FROM = 1_000_000
+"""Numbers in the x of a layer of fewer than SIDE outputs, from which on tables are faster, at any share of spikes."""
 
 SAMPLE = 64
 """Rows that are looked at to estimate the density."""
@@ -55,17 +61,24 @@ def way(x: Tensor, weight: Tensor) -> Way:
     """
     if x.dtype != weight.dtype or not may_pay(weight):
         return "dense"
-    if len(weight) <= NARROW and x.numel() >= NARROW_FROM and x.is_contiguous():
-        return "narrow"
-    rows = x.numel() // max(1, x.shape[-1])
+    outputs, rows = len(weight), x.numel() // max(1, x.shape[-1])
+    if outputs < SIDE:
+        if x.numel() >= FEW_FROM and all_spikes(_sample(x)):
+            return "tables"
+        return "narrow" if outputs <= NARROW and x.numel() >= NARROW_FROM and x.is_contiguous() else "dense"
     pays = [way for way, (least, work) in LEAST.items() if rows >= least and rows * weight.numel() >= work]
-    if min(weight.shape) < SIDE or not pays:
+    if weight.shape[1] < SIDE or not pays:
         return "dense"
-    sample = x.detach().reshape(rows, -1)[:: max(1, rows // SAMPLE)].contiguous()
+    sample = _sample(x)
     events, ones = kernels()[0].census(sample)
     if "tables" in pays and ones == events >= TABLES_FROM * sample.numel():
         return "tables"
     return "events" if events < DENSITY * sample.numel() else "dense"
+
+
+def _sample(x: Tensor) -> Tensor:
+    rows = x.detach().reshape(-1, x.shape[-1])
+    return rows[:: max(1, len(rows) // SAMPLE)].contiguous()
 
 
 def may_pay(weight: Tensor) -> bool:
@@ -76,72 +89,97 @@ def may_pay(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 and kernels() is not None
 
 
-def is_batched(grad: Tensor) -> bool:
-    """Whether a gradient stands for several, of `torch.func.vmap` or `is_grads_batched`, which only torch can take."""
-    return torch._C._functorch.is_legacy_batchedtensor(grad) or torch._C._are_functorch_transforms_active()
-
-
 def all_spikes(sample: Tensor) -> bool:
     """Whether each entry of some rows, contiguous, is 0 or 1."""
     events, ones = kernels()[0].census(sample)
     return bool(events == ones)
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> tuple[Tensor, Way]:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> tuple[Tensor, Way, Tensor]:
     """x W^T + b; x (..., in), W (out, in), b (out,) -> (..., out). No autograd.
 
     Returns:
-        the product, and the way it took: dense where tables were asked for and some entry is neither 0 nor 1.
+        the product; the way it took: another where tables were asked for and some entry is neither 0 nor 1; and what
+        to keep of x for the weight gradient: by tables its codes (N, bytes), a sixteenth of the memory, else x itself.
     """
     if way != "dense":
         rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
         by_events, tables, narrow = kernels()
+        if way == "tables":
+            codes = tables.code_rows(rows)
+            if codes is not None:
+                y = tables.product(codes, tables.weight_rows(weight[..., None]), bias)
+                return y.unflatten(0, x.shape[:-1]), way, torch.from_numpy(codes)
+            way = "narrow" if len(weight) <= NARROW else "dense"
         if way == "narrow":
-            return narrow.product(rows, weight, bias).unflatten(0, x.shape[:-1]), way
-        codes = tables.code_rows(rows) if way == "tables" else None
-        if codes is not None:
-            y = tables.product(codes, tables.weight_rows(weight[..., None]), bias)
-            return y.unflatten(0, x.shape[:-1]), way
+            return narrow.product(rows, weight, bias).unflatten(0, x.shape[:-1]), way, rows
         if way == "events":
             y = x.new_zeros(len(rows), len(weight)) if bias is None else bias.detach().repeat(len(rows), 1)
             by_events.gather(rows, weight.detach().t().contiguous(), y)
-            return y.unflatten(0, x.shape[:-1]), way
-    return F.linear(x, weight, bias), "dense"
+            return y.unflatten(0, x.shape[:-1]), way, rows
+    return F.linear(x, weight, bias), "dense", x.detach()
 
 
-def weight_gradient(grad: Tensor, x: Tensor, way: Way) -> Tensor:
-    """dL/dW = grad^T x; grad (N, out), x (N, in) -> (out, in). way: the one that the product took. No autograd."""
-    if way == "dense" or is_batched(grad):
-        return grad.t().mm(x)
+def weight_gradient(grad: Tensor, kept: Tensor, inputs: int, way: Way) -> Tensor:
+    """dL/dW = grad^T x; grad (N, out) -> (out, in). way, and kept in the place of x: as `product` gave them.
+    No autograd."""
+    if way == "dense" or donated.is_batched(grad):
+        return grad.t().mm(kernels()[1].decoded(kept.numpy(), inputs) if way == "tables" else kept.reshape(-1, inputs))
     by_events, tables, narrow = kernels()
     if way == "narrow":
-        return narrow.weight_gradient(grad, x.contiguous())
-    grad, inputs = grad.contiguous(), x.shape[1]
+        return narrow.weight_gradient(grad, kept.contiguous())
+    grad = grad.contiguous()
     if way == "tables":
-        codes = tables.transposed(tables.code_rows(x.contiguous()))
+        codes = tables.transposed(kept.numpy())
         return tables.weight_from_rows(tables.product(codes, grad), inputs, 1)[:, 0]
-    total = x.new_zeros(inputs, grad.shape[1])
-    for start in range(0, len(x), CHUNK):
-        by_events.gather(x[start : start + CHUNK].t().contiguous(), grad[start : start + CHUNK], total)
+    total = grad.new_zeros(inputs, grad.shape[1])
+    for start in range(0, len(kept), CHUNK):
+        by_events.gather(kept[start : start + CHUNK].t().contiguous(), grad[start : start + CHUNK], total)
     return total.t()
 
 
-class SpikeLinear(torch.autograd.Function):
-    """y = x W^T + b by another way than dense; dL/dx = dL/dy W, dense. Twice differentiable, as the dense layer is."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> Tensor:
+    """y = x W^T + b by a way that is not dense; dL/dx = dL/dy W, dense. Twice differentiable, as the dense layer is.
 
+    Of spikes the codes are kept, in the place of x: for second derivatives, which need x itself, they are decoded.
+    """
+    y = _SpikeLinear.apply(x, weight, bias, way)
+    if y.requires_grad and donated.is_private():
+        _keep_codes(y.grad_fn, x)
+    return y  # type: ignore[no-any-return]
+
+
+def _keep_codes(node: Any, x: Tensor) -> None:
+    """Let a node hold codes in the place of x, if it has them."""
+    *_, codes = node.saved_tensors
+    if codes is None:
+        return
+    shape, nothing = x.shape, x.new_zeros(())
+
+    def unpack(codes: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return nothing.expand(shape)  # nobody reads it
+        return kernels()[1].decoded(codes.numpy(), shape[-1]).view(shape)  # type: ignore[no-any-return]
+
+    node._raw_saved_tensors[0].register_hooks(lambda _: codes, unpack)
+
+
+class _SpikeLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        y, ctx.way = product(x, weight, bias, way)
+        y, ctx.way, kept = product(x, weight, bias, way)
+        ctx.save_for_backward(x, weight, kept if ctx.way == "tables" else None)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight, codes = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         flat, rows, g_weight = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]), None
         if needs_weight:  # with create_graph=True by torch's own product, which can be differentiated again
-            g_weight = weight_gradient(flat, rows, "dense" if torch.is_grad_enabled() else ctx.way)
+            again = torch.is_grad_enabled()
+            kept = rows if codes is None or again else codes
+            g_weight = weight_gradient(flat, kept, x.shape[-1], "dense" if again else ctx.way)
         return grad.matmul(weight) if needs_x else None, g_weight, flat.sum(0) if needs_bias else None, None
 
 

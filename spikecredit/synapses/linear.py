@@ -18,18 +18,18 @@ class _FeedbackLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor) -> Tensor:
-        ctx.save_for_backward(x, feedback)
-        y, ctx.way = events.product(x, weight, bias, events.way(x, weight))
+        y, ctx.way, kept = events.product(x, weight, bias, events.way(x, weight))
+        ctx.save_for_backward(kept, feedback)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, feedback = ctx.saved_tensors
+        kept, feedback = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        flat, rows, g_weight = grad.flatten(0, -2), x.flatten(0, -2), None
+        flat, g_weight = grad.flatten(0, -2), None
         if needs_weight:
-            g_weight = events.weight_gradient(flat, rows, ctx.way)
+            g_weight = events.weight_gradient(flat, kept, feedback.shape[1], ctx.way)
         return (
             grad.matmul(feedback) if needs_x else None,
             g_weight,
@@ -74,7 +74,7 @@ class Linear(Synapse, nn.Linear):
         """x W^T + b, whose error returns through B; through W where that is None."""
         if feedback is None:
             way = events.way(x, weight)
-            return F.linear(x, weight, bias) if way == "dense" else events.SpikeLinear.apply(x, weight, bias, way)
+            return F.linear(x, weight, bias) if way == "dense" else events.linear(x, weight, bias, way)
         if x.ndim == 1:
             return self.product(x[None], weight, bias, feedback)[0]
         return _FeedbackLinear.apply(*cast_for_autocast(x.device.type, x, weight, bias, feedback))

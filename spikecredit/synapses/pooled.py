@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.module import _has_any_global_hook
 
 from spikecredit.synapses import conv_events
 from spikecredit.synapses.conv import Conv2d
 from spikecredit.synapses.conv_events import Geometry, is_channels_last, plane
 from spikecredit.synapses.pool import AvgPool2d, MaxPool2d
-from spikecredit.synapses.synapse import cast_for_autocast
+from spikecredit.synapses.synapse import cast_for_autocast, is_watched
 
 aten = torch.ops.aten
 
@@ -56,20 +55,10 @@ def fusable(conv: nn.Module, pool: nn.Module) -> bool:
         and not getattr(pool, "return_indices", False)
         and not conv.pathway.local
         and conv.weight.device.type == "cpu"
-        and not (_is_watched(conv) or _is_watched(pool) or _has_any_global_hook())
+        and not is_watched(conv, pool)
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
     )
-
-
-def _is_watched(module: nn.Module) -> bool:
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return any(hooks) or "forward" in vars(module)
 
 
 def conv_pool(conv: Conv2d, pool: MaxPool2d | AvgPool2d, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from spikecredit.neurons.kernels.recurrent import recurrent_sequence
 from spikecredit.neurons.spiking import SpikingNeuron
 from spikecredit.pathways import Pathway
 from spikecredit.synapses.linear import Linear
-from spikecredit.synapses.synapse import Wiring, cast_for_autocast
+from spikecredit.synapses.synapse import Wiring, cast_for_autocast, is_watched
 
 
 class RecurrentLinear(nn.Module):
@@ -92,6 +92,7 @@ class RecurrentLinear(nn.Module):
             out, last = recurrent_sequence(
                 current, spikes, before, neuron.decays(), neuron.parameters_now(), v, feedback, steps,
                 choose(neuron.backend, x.device.type, type(neuron.surrogate)),
+                own=type(self.input) is Linear and not is_watched(self.input),
             )  # fmt: skip
             return self._add_local_loss(out, spikes), (neuron.unpack(last), out[-1].clone())
         outputs, first = [], spikes
@@ -114,8 +115,7 @@ class RecurrentLinear(nn.Module):
         return (
             type(neuron) in NEURONS.values()
             and "stream" not in vars(neuron)
-            and not neuron._forward_hooks
-            and not neuron._forward_pre_hooks
+            and not is_watched(neuron)
             and current.dtype != torch.float16
             and choose(neuron.backend, current.device.type, type(neuron.surrogate)) != "reference"
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from spikecredit.constraints import Constraint, Population, Unconstrained
 from spikecredit.pathways import Backprop, Pathway
@@ -450,3 +451,11 @@ def cast_for_autocast(device: str, *tensors: Tensor | None) -> tuple[Tensor | No
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(None if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+def is_watched(*modules: nn.Module) -> bool:
+    """Whether somebody may look at what goes into one of the modules or comes out of it: by hooks of its own, by those
+    of all modules, or by a `forward` put in the place of its own."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    own = any("forward" in vars(module) or any(getattr(module, name) for name in hooks) for module in modules)
+    return own or _has_any_global_hook()

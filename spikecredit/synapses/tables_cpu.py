@@ -14,14 +14,15 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 from torch import Tensor
+from torch.nn import functional as F
 
 from spikecredit.neurons.kernels import passes
 from spikecredit.neurons.kernels.cpu import PARALLEL, _run
 
 Pair = tuple[int, int]
 
-TILE = 64
-"""Outputs at a time."""
+TILE, NARROW = 64, 16
+"""Outputs at a time, and those in a layer of fewer."""
 
 TABLES = 8
 """Fours at a time: a row of outputs is loaded and stored once for all of them."""
@@ -29,15 +30,8 @@ TABLES = 8
 ROWS = 800
 """Rows of x between two makings of the same sums, so that their outputs stay in the second-level cache."""
 
-INPUTS = 4 * TABLES
-BYTES = 16 * TILE * 4
-"""Of one table."""
-
 # Numba itself hands the first argument, the typing context, to an intrinsic: a caller leaves it out, which mypy cannot
 # know (call-arg below).
-LINE = ir.VectorType(ir.FloatType(), TILE)
-HALF = ir.VectorType(ir.FloatType(), TILE // 2)
-"""Half a row: 16 sums of it are made in the vector registers."""
 
 
 def at_address(builder: Any, address: Any, offset: int, kind: Any) -> Any:
@@ -60,58 +54,77 @@ def copy_bytes(context: Any, target: Any, source: Any, count: Any) -> Any:
     return types.void(*[types.intp] * 3), made
 
 
-@intrinsic
-def _look_up(context: Any, y: Any, tables: Any, codes: Any, stride: Any) -> Any:
-    """y[0:TILE] += the sums that eight codes name, each `stride` bytes behind the one before. Written as vector
-    instructions: numba's own loop keeps y in memory, as it cannot know that the tables lie elsewhere, and takes three
-    times as long. All arguments but the stride are addresses."""
+def _look_up(tile: int) -> Any:
+    """An intrinsic: y[0:tile] += the sums that eight codes name, each `stride` bytes behind the one before."""
+    vector, word = ir.VectorType(ir.FloatType(), tile), ir.IntType(64)
 
-    def made(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        y, tables, codes, stride = arguments
-        total = builder.load(at_address(builder, y, 0, LINE), align=4)
-        for table in range(TABLES):
-            code = builder.zext(builder.load(at_address(builder, codes, 0, ir.IntType(8))), ir.IntType(64))
-            codes = builder.add(codes, stride)
-            place = builder.add(tables, builder.mul(code, ir.Constant(ir.IntType(64), TILE * 4)))
-            total = builder.fadd(total, builder.load(at_address(builder, place, table * BYTES, LINE), align=32))
-        builder.store(total, at_address(builder, y, 0, LINE), align=4)
-        return context.get_dummy_value()
+    @intrinsic
+    def look_up(context: Any, y: Any, tables: Any, codes: Any, stride: Any) -> Any:
+        """All arguments but the stride are addresses. Written as vector instructions: numba's own loop keeps y in
+        memory, as it cannot know that the tables lie elsewhere, and takes three times as long."""
 
-    return types.void(*[types.intp] * 4), made
+        def made(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            y, tables, codes, stride = arguments
+            total = builder.load(at_address(builder, y, 0, vector), align=4)
+            for table in range(TABLES):
+                code = builder.zext(builder.load(at_address(builder, codes, 0, ir.IntType(8))), word)
+                codes = builder.add(codes, stride)
+                place = at_address(
+                    builder, builder.add(tables, builder.mul(code, word(tile * 4))), table * 64 * tile, vector
+                )
+                total = builder.fadd(total, builder.load(place, align=32))
+            builder.store(total, at_address(builder, y, 0, vector), align=4)
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 4), made
+
+    return look_up
 
 
-@intrinsic
-def _make(context: Any, table: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """The 16 sums of four rows, bit k of a code for the k-th of them. All arguments are addresses."""
+def _make(tile: int) -> Any:
+    """An intrinsic: the 16 sums of four rows, bit k of a code for the k-th of them."""
+    piece = min(tile, 32)  # 16 sums of so many numbers are made in the vector registers
+    vector = ir.VectorType(ir.FloatType(), piece)
 
-    def made(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        table, *rows = arguments
-        for start in (0, TILE * 2):
-            sums: list[Any] = [ir.Constant(HALF, [0.0] * (TILE // 2))]
-            for row in rows:
-                values = builder.load(at_address(builder, row, start, HALF), align=4)
-                sums += [values if code == 0 else builder.fadd(known, values) for code, known in enumerate(sums)]
-            for code, total in enumerate(sums):
-                builder.store(total, at_address(builder, table, code * TILE * 4 + start, HALF), align=32)
-        return context.get_dummy_value()
+    @intrinsic
+    def make(context: Any, table: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+        """All arguments are addresses."""
 
-    return types.void(*[types.intp] * 5), made
+        def made(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            table, *rows = arguments
+            for start in range(0, tile * 4, piece * 4):
+                sums: list[Any] = [ir.Constant(vector, [0.0] * piece)]
+                for row in rows:
+                    values = builder.load(at_address(builder, row, start, vector), align=4)
+                    sums += [values if code == 0 else builder.fadd(known, values) for code, known in enumerate(sums)]
+                for code, total in enumerate(sums):
+                    builder.store(total, at_address(builder, table, code * tile * 4 + start, vector), align=32)
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 5), made
+
+    return make
+
+
+_look_up_wide, _look_up_narrow = _look_up(TILE), _look_up(NARROW)
+_make_wide, _make_narrow = _make(TILE), _make(NARROW)
 
 
 @njit(**passes.COMPILE)
 def _tables(start, stop, codes, w, bias, y):
     fours, (inputs, outputs) = codes.shape[1], w.shape
-    room, zeros = np.empty(TABLES * 16 * TILE + 16, np.float32), np.zeros(TILE, np.float32)
+    tile = TILE if outputs >= TILE else NARROW
+    room, zeros = np.empty(TABLES * 16 * tile + 16, np.float32), np.zeros(tile, np.float32)
     skip = (-room.ctypes.data % 64) // 4
-    tables = room[skip : skip + TABLES * 16 * TILE].reshape(TABLES, 16, TILE)
+    tables = room[skip : skip + TABLES * 16 * tile].reshape(TABLES, 16, tile)
     line, (length, stride) = 4 * outputs, codes.strides
     for first in range(start, stop, ROWS):
         last = min(first + ROWS, stop)
-        for tile in range(0, outputs, TILE):
-            begin = min(tile, outputs - TILE)  # the last tile begins within the one before
-            source, count = bias.ctypes.data + 4 * tile, 4 * min(TILE, outputs - tile)
+        for at in range(0, outputs, tile):
+            begin = min(at, outputs - tile)  # the last tile begins within the one before
+            source, count = bias.ctypes.data + 4 * at, 4 * min(tile, outputs - at)
             for row in range(first, last):
-                copy_bytes(y.ctypes.data + row * line + 4 * tile, source, count)  # type: ignore[call-arg]
+                copy_bytes(y.ctypes.data + row * line + 4 * at, source, count)  # type: ignore[call-arg]
             for four in range(0, fours, TABLES):
                 for table in range(TABLES):
                     a = b = c = d = zeros.ctypes.data
@@ -125,11 +138,18 @@ def _tables(start, stop, codes, w, bias, y):
                         c = source + 2 * line
                     if k + 3 < inputs:
                         d = source + 3 * line
-                    _make(tables.ctypes.data + table * BYTES, a, b, c, d)  # type: ignore[call-arg]
-                tables[:, :, : tile - begin] = 0  # which had its sums already
+                    if tile == TILE:
+                        _make_wide(tables[table].ctypes.data, a, b, c, d)
+                    else:
+                        _make_narrow(tables[table].ctypes.data, a, b, c, d)
+                tables[:, :, : at - begin] = 0  # which had its sums already
                 target, code = y.ctypes.data + 4 * begin, codes.ctypes.data + four * stride
-                for row in range(first, last):
-                    _look_up(target + row * line, tables.ctypes.data, code + row * length, stride)  # type: ignore[call-arg]
+                if tile == TILE:
+                    for row in range(first, last):
+                        _look_up_wide(target + row * line, tables.ctypes.data, code + row * length, stride)
+                else:
+                    for row in range(first, last):
+                        _look_up_narrow(target + row * line, tables.ctypes.data, code + row * length, stride)
 
 
 @njit(**PARALLEL)
@@ -306,19 +326,27 @@ def weight_from_rows(total: Tensor, inputs: int, taps: int) -> Tensor:
 
 
 def product(codes: Any, w: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x w + bias (n, k) for the x (n, m) that the codes are of; w (m, k) float32 and contiguous, k at least TILE.
+    """x w + bias (n, k) for the x (n, m) that the codes are of; w (m, k) float32 and contiguous, k at least 1.
 
     Raises:
         ValueError: anything else, as the loops go by addresses.
     """
     (rows, fours), (inputs, outputs) = codes.shape, w.shape
-    fits = fours * 4 >= inputs and fours % TABLES == 0 and outputs >= TILE
+    fits = fours * 4 >= inputs and fours % TABLES == 0 and outputs >= 1
     if not (fits and w.is_contiguous() and w.dtype == torch.float32 and w.device.type == "cpu"):
         raise ValueError(
             f"codes {codes.shape} times w {tuple(w.shape)}: expected contiguous float32 on the CPU, codes of w's rows, "
-            f"and at least {TILE} columns; got {w.dtype}, strides {w.stride()}"
+            f"and at least one column; got {w.dtype}, strides {w.stride()}"
         )
     bias = w.new_zeros(outputs) if bias is None else bias.detach().contiguous()
-    y = w.new_empty(rows, outputs)
+    if outputs < NARROW:
+        w, bias = (F.pad(v.detach(), (0, NARROW - outputs)) for v in (w, bias))
+    y = w.new_empty(rows, w.shape[1])
     _run(_tables, _tables_parallel, inputs, rows, codes, w.detach().numpy(), bias.numpy(), y.numpy())
-    return y
+    return y[:, :outputs].contiguous()
+
+
+def decoded(codes: Any, inputs: int) -> Tensor:
+    """x (n, inputs), of which `code_rows` made the codes."""
+    bits = torch.from_numpy(codes)[..., None] >> torch.arange(4, dtype=torch.uint8) & 1
+    return bits.flatten(1)[:, :inputs].float()

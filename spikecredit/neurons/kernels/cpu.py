@@ -98,8 +98,8 @@ def _forward(
 @njit(**passes.COMPILE)
 def _backward(
     start, stop, since, until, last, last_present, x, stride, state, present, beta_, alpha_, rho_, theta, b, zero,
-    subtract, hold, detached, kind, shape, checkpoints, every, memory, gs, gs_stride, gu, gu_stride, gx, first,
-    first_present, learned, steps,
+    subtract, hold, detached, kind, shape, checkpoints, every, memory, gs, gs_stride, gu, gu_stride, gx, over,
+    first, first_present, learned, steps,
 ):  # fmt: skip
     synapse, adaptive = I in present, A in present
     explicit = R in present or not detached  # a plain LIF with detached reset takes fewer passes
@@ -150,6 +150,9 @@ def _backward(
                 before, g = old[U, :n], gs_row
                 if len(gs):
                     g = passes.row(gs[t * gs_stride + begin : t * gs_stride + end], gs_row)
+                    if over:  # what is read and written must not overlap, or loops are not made of vectors
+                        passes.copy(g, gs_row)
+                        g = gs_row
                 if len(gu):
                     passes.add(c, gu[t * gu_stride + begin : t * gu_stride + end])
                 if adaptive:
@@ -399,12 +402,13 @@ def backward_steps(
     # a segment's states, between the calls: what `_backward` calls `past`
     fields = 1 if m.detach_reset and state.r is None and state.i is None else 5
     memory = u.new_empty((min(every, steps) + 1) * fields * n if count < steps else 0)
+    over = grad_spikes is not None and grad_spikes.data_ptr() == grad_x.data_ptr() and grad_x.dtype == u.dtype
     call = _share(_backward, _backward_parallel, count, n)
     others = (
         *arrays.sequence(x, u), *arrays.rows(state, u), *arrays.factors(decays, u), *arrays.numbers(m, u),
         m.detach_reset, passes.SURROGATES.index(m.surrogate), shape, arrays.blocks(checkpoints, u), every,
         arrays.array(memory, u), *arrays.sequence(grad_spikes, x), *arrays.sequence(grad_potentials, u),
-        arrays.array(grad_x, u), *carried, arrays.matrix(learned, u), steps,
+        arrays.array(grad_x, u), over, *carried, arrays.matrix(learned, u), steps,
     )  # fmt: skip
 
     def run(t: int) -> None:

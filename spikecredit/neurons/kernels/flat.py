@@ -155,7 +155,8 @@ class Backend(Protocol):
             grad_spikes: (T, N) of strides (any, 1), or None, x's dtype. grad_potentials: likewise, the state's dtype.
             grad_last: gradient of the last state, fields None where there is none. Its r counts even if the reset is
                 detached, unless a step inside the chunk comes after.
-            grad_x: (T, N) contiguous, x's dtype, written; (1, N) for a constant input: the sum over time.
+            grad_x: (T, N) contiguous, x's dtype, written; (1, N) for a constant input: the sum over time. On the CPU
+                it may be grad_spikes itself, written over.
             grad_state: gradient of the first state; the fields that are not None are written. r may be asked of a plain
                 LIF too (state.r None) when its reset is not detached: the caller turns it into a gradient of u.
             grad_decays: written where not None.
@@ -177,7 +178,8 @@ class Backend(Protocol):
     ) -> Callable[[int], None]:
         """`backward` after `forward_steps`, as a function that goes back over step t: to be called for t = T - 1 ... 0,
         each time after grad_spikes[t] was written; row t mod L of grad_x, which is (L, N), is then there. grad_state
-        has every field of `state`, and r if the reset is not detached; it holds what it likes until step 0.
+        has every field of `state`, and r if the reset is not detached; it holds what it likes until step 0. On the CPU
+        grad_x may be x itself: with the step that ends a segment all of its x was read.
         """
 
     def leaky_forward(self, x: Tensor, u: Tensor, beta: Tensor | float, potentials: Tensor) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from spikecredit.neurons.kernels import donated
+
 
 def operator(
     name: str,
@@ -25,7 +27,8 @@ def operator(
         forward, backward: the computation, annotated as `torch.library.custom_op` asks for.
         fake, backward_fake: the shapes of their results.
         keep: (ctx, inputs, output), stores what the backward pass needs.
-        hand_back: (ctx, backward, *gradients of the outputs) -> gradients of the inputs, by way of `backward`.
+        hand_back: (ctx, backward, free, *gradients of the outputs) -> gradients of the inputs, by way of `backward`;
+            free: whether nobody else holds the first gradient, so that it may be written over.
     Returns:
         `forward` as a differentiable function.
     """
@@ -33,7 +36,7 @@ def operator(
     backward_op = torch.library.custom_op(f"spikecredit::{name}_backward", backward, mutates_args=())
     forward_op.register_fake(fake)
     backward_op.register_fake(backward_fake)
-    forward_op.register_autograd(lambda ctx, *grads: hand_back(ctx, backward_op, *grads), setup_context=keep)
+    forward_op.register_autograd(lambda ctx, *grads: hand_back(ctx, backward_op, False, *grads), setup_context=keep)
     backward_op.register_autograd(_refuse, setup_context=_keep_nothing)
 
     class Node(torch.autograd.Function):
@@ -45,8 +48,9 @@ def operator(
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
-            # with create_graph=True, by way of the operator: its own backward pass is the one that refuses
-            return hand_back(ctx, backward_op if torch.is_grad_enabled() else backward, *grads)
+            if torch.is_grad_enabled():  # create_graph=True: by way of the operator, whose own backward pass refuses
+                return hand_back(ctx, backward_op, False, *grads)
+            return hand_back(ctx, backward, donated.is_free(donated.count(grads)), *grads)
 
     def call(*inputs: Any) -> Any:
         return forward_op(*inputs) if torch.compiler.is_compiling() else Node.apply(*inputs)

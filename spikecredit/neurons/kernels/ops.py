@@ -157,10 +157,12 @@ def _spiking_backward(
     grad_a: Tensor | None,
     grad_r: Tensor | None,
     learned: list[bool],
+    over: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, u, i, a, r, beta, alpha, rho; empty where there is none. learned: beta, alpha, rho, the state."""
+    """Gradients of x, u, i, a, r, beta, alpha, rho; empty where there is none. learned: beta, alpha, rho, the state.
+    over: write that of x over grad_spikes if it lies as x does (not for the operator, whose results are its own)."""
     state = State(u, i, a, r, wait)
-    outputs = _gradients(x, state, (beta, alpha, rho), learned)
+    outputs = _gradients(x, state, (beta, alpha, rho), learned, grad_spikes if over and backend == "cpu" else None)
     if x.numel() == 0:
         return tuple(v.zero_() for v in outputs)  # type: ignore[return-value]
     strides, x_, state_, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold)
@@ -200,8 +202,9 @@ def add_reset_gradient(gradient: State, state: State, threshold: float, surrogat
 
 
 def _gradients(
-    x: Tensor, state: State, factors: tuple[Tensor | None, ...], learned: list[bool]
+    x: Tensor, state: State, factors: tuple[Tensor | None, ...], learned: list[bool], donated: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Memory for the gradients; x's is that of `donated`, where it lies as x does."""
     shape, strides = x.shape[1:], slice_strides(x)
     options = {"dtype": state_dtype(x), "device": x.device}
     nothing = [x.new_empty(0, dtype=state_dtype(x)) for _ in range(7)]
@@ -213,14 +216,18 @@ def _gradients(
         torch.empty_like(v) if v is not None and wanted else nothing[4 + k]
         for k, (v, wanted) in enumerate(zip(factors, learned[:3], strict=True))
     ]
-    g_x = torch.empty_strided(x.shape, (shape.numel(), *strides), dtype=x.dtype, device=x.device)
+    every = (shape.numel(), *strides)
+    if donated is not None and (donated.shape, donated.stride(), donated.dtype) == (x.shape, every, x.dtype):
+        g_x = donated
+    else:
+        g_x = torch.empty_strided(x.shape, every, dtype=x.dtype, device=x.device)
     return (g_x, *slices, *decays)  # type: ignore[return-value]
 
 
 def _spiking_backward_fake(x, steps, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
       threshold, adaptation, reset, refractory, surrogate, shape,
       detach_reset, backend, checkpoints, grad_spikes, grad_potentials, grad_u, grad_i, grad_a, grad_r,
-      learned):  # fmt: skip
+      learned, over):  # fmt: skip
     return _gradients(x, State(u, i, a, r, wait), (beta, alpha, rho), learned)
 
 
@@ -232,11 +239,11 @@ def _keep_spiking(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
     ctx.set_materialize_grads(False)
 
 
-def _hand_back_spiking(ctx: Any, backward: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+def _hand_back_spiking(ctx: Any, backward: Any, free: bool, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     x, *state, beta, alpha, rho, checkpoints = ctx.saved_tensors
     learned = [*map(bool, ctx.needs_input_grad[7:10]), any(ctx.needs_input_grad[2:6])]
     results = backward(
-        x, ctx.steps, *state, beta, alpha, rho, *ctx.numbers, ctx.backend, checkpoints, *grads[:6], learned
+        x, ctx.steps, *state, beta, alpha, rho, *ctx.numbers, ctx.backend, checkpoints, *grads[:6], learned, free
     )
     g_x, *g_state, g_beta, g_alpha, g_rho = results
     needs = ctx.needs_input_grad
@@ -315,7 +322,7 @@ def _keep_leaky(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.number, ctx.backend = number, backend
 
 
-def _hand_back_leaky(ctx: Any, backward: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _hand_back_leaky(ctx: Any, backward: Any, free: bool, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, u, beta, potentials = ctx.saved_tensors
     g_x, g_u, g_beta = backward(grad, x, u, beta, ctx.number, ctx.backend, potentials)
     needs = ctx.needs_input_grad

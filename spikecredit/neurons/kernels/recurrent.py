@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikecredit.neurons.kernels import backends
+from spikecredit.neurons.kernels import backends, donated
 from spikecredit.neurons.kernels.flat import Decays, Membrane, State, flat, flat_sequence
 from spikecredit.neurons.kernels.operator import operator
 from spikecredit.neurons.kernels.ops import add_reset_gradient, flat_arguments
@@ -22,6 +22,9 @@ from spikecredit.neurons.neuron import state_dtype
 Eight = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 SEGMENT = 16
 """K: the state before every K-th step is kept. Smaller than a whole sequence's, as a segment's states are in memory."""
+
+PIECE = 4
+"""Steps whose spikes are numbers at a time, for the gradient of V."""
 
 
 def recurrent_sequence(
@@ -34,11 +37,13 @@ def recurrent_sequence(
     feedback: Tensor | None,
     steps: int,
     backend: str,
+    own: bool = False,
 ) -> tuple[Tensor, State]:
     """A whole sequence of a recurrent population.
 
     Args:
-        x: currents from outside, (T, B, N), or (1, B, N) that stand for `steps` equal ones.
+        x: currents from outside, (T, B, N), or (1, B, N) that stand for `steps` equal ones. own: nobody reads them
+            again, so that they may be written over.
         spikes: s[-1], (B, N). state, decays, p: as for `spiking_sequence`.
         weight: V (N, N), and feedback B (N, N) in V's layout, None for V itself or empty for no error along V; all
             in x's dtype.
@@ -47,20 +52,24 @@ def recurrent_sequence(
         spikes (T, B, N), the state after the last step.
     """
     keep, numbers = operands(x, state, decays, p, (spikes, weight))
+    own = own and keep and not torch.compiler.is_compiling()  # an operator writes over nothing
     out, *last = recurrent(
-        x.contiguous(), steps, spikes.to(x.dtype), weight, feedback, *state, *numbers, keep, backend
+        x.contiguous(), steps, spikes.to(x.dtype), weight, feedback, *state, *numbers, own, keep, backend
     )[:6]  # fmt: skip
     return out, State(*(None if before is None else after for before, after in zip(state, last, strict=True)))
 
 
-def _outputs(x: Tensor, steps: int, state: State, keep: bool) -> Eight:
-    """Memory for spikes, the last u, i, a, r, wait, currents (all of them to `keep`, else one step's), checkpoints."""
+def _outputs(x: Tensor, steps: int, state: State, own: bool, keep: bool) -> Eight:
+    """Memory for spikes, the last u, i, a, r, wait, currents (none over one's `own` x, all to `keep`, else one step's),
+    checkpoints."""
     dtype, shape = state_dtype(x), x.shape[1:]
     last = (x.new_empty(0 if v is None else shape, dtype=torch.int32 if k == 4 else dtype) for k, v in enumerate(state))
     count = (steps - 1) // SEGMENT if keep else 0
     fields = sum(v is not None for v in state) + (state.r is None and state.wait is not None)  # that one's r is derived
     checkpoints = x.new_empty((count, fields, shape.numel()), dtype=dtype)
-    return x.new_empty((steps, *shape)), *last, x.new_empty((steps if keep else 1, *shape)), checkpoints  # type: ignore[return-value]
+    own = own and len(x) == steps
+    currents = x.new_empty((0 if own else steps if keep else 1, *shape))
+    return x.new_empty((steps, *shape)), *last, currents, checkpoints  # type: ignore[return-value]
 
 
 def _recurrent(
@@ -85,15 +94,17 @@ def _recurrent(
     surrogate: str,
     shape: list[float],
     detach_reset: bool,
+    own: bool,
     keep: bool,
     backend: str,
 ) -> Eight:
-    """Spikes, last u, i, a, r, wait, and for the backward pass the currents I and checkpoints."""
+    """Spikes, last u, i, a, r, wait, and for the backward pass the currents I (none: they are in x), checkpoints."""
     state = State(u, i, a, r, wait)
-    outputs = _outputs(x, steps, state, keep)
+    outputs = _outputs(x, steps, state, own, keep)
     if x.numel() == 0:
         return outputs
     out, *last, currents, checkpoints = outputs
+    currents = currents if len(currents) else x.detach()
     strides, _, now, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold)
     m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
     ends = [None if v is None else flat(end, strides) for v, end in zip(state, last, strict=True)]
@@ -113,8 +124,8 @@ def _recurrent(
 
 
 def _recurrent_fake(x, steps, spikes, weight, feedback, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
-      threshold, adaptation, reset, refractory, surrogate, shape, detach_reset, keep, backend):  # fmt: skip
-    return _outputs(x, steps, State(u, i, a, r, wait), keep)
+      threshold, adaptation, reset, refractory, surrogate, shape, detach_reset, own, keep, backend):  # fmt: skip
+    return _outputs(x, steps, State(u, i, a, r, wait), own, keep)
 
 
 def _recurrent_backward(
@@ -149,11 +160,14 @@ def _recurrent_backward(
     grad_a: Tensor | None,
     grad_r: Tensor | None,
     learned: list[bool],
+    over: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, spikes, weight, u, i, a, r, beta, alpha, rho; empty where there is none. constant: x stands for
-    `steps` equal ones."""
+    `steps` equal ones. over: write that of x over the currents, which are read a segment ahead (not for the operator,
+    whose results are its own). out: the spikes, of any dtype."""
     state = State(u, i, a, r, wait)
-    results = _gradients(constant, spikes, weight, currents, state, (beta, alpha, rho), learned)
+    over = over and not constant and backend == "cpu"
+    results = _gradients(constant, spikes, weight, currents, state, (beta, alpha, rho), learned, over)
     if currents.numel() == 0:
         return tuple(v.zero_() for v in results)  # type: ignore[return-value]
     g_x, g_spikes, g_weight, *g_state = results[:7]
@@ -200,8 +214,7 @@ def _recurrent_backward(
             if t == 0:
                 sum_weight.add_(torch.mm(error.t(), spikes))
                 segment = segment[1:]
-            heard_by = out[max(t, 1) - 1 : stop - 1]
-            sum_weight.add_(torch.mm(segment.flatten(0, 1).t(), heard_by.flatten(0, 1)))
+            _add_products(sum_weight, segment, out[max(t, 1) - 1 : stop - 1])
     g_weight.copy_(sum_weight)
     if constant:
         g_x[0].copy_(sum_x)
@@ -213,6 +226,14 @@ def _recurrent_backward(
     return results
 
 
+def _add_products(total: Tensor, errors: Tensor, spikes: Tensor) -> None:
+    """total += sum_t errors[t]^T spikes[t], both (T, B, N); bytes become numbers a few steps at a time."""
+    few = len(errors) if spikes.dtype == errors.dtype else PIECE
+    for start in range(0, len(errors), few):
+        heard = spikes[start : start + few].to(errors.dtype).flatten(0, 1)
+        total.add_(torch.mm(errors[start : start + few].flatten(0, 1).t(), heard))
+
+
 def _gradients(
     constant: bool,
     spikes: Tensor,
@@ -221,6 +242,7 @@ def _gradients(
     state: State,
     factors: tuple[Tensor | None, ...],
     learned: list[bool],
+    over: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     steps, *shape = currents.shape
     fields = [currents.new_empty(0 if v is None else shape, dtype=state_dtype(currents)) for v in state[:4]]
@@ -228,36 +250,42 @@ def _gradients(
         torch.empty_like(v) if v is not None and wanted else currents.new_empty(0)
         for v, wanted in zip(factors, learned, strict=True)
     ]
-    g_x = currents.new_empty((1 if constant else steps, *shape))
+    g_x = currents if over else currents.new_empty((1 if constant else steps, *shape))
     return (g_x, torch.empty_like(spikes), torch.empty_like(weight), *fields, *decays)  # type: ignore[return-value]
 
 
 def _recurrent_backward_fake(constant, steps, spikes, weight, feedback, u, i, a, r, wait, beta, alpha, rho,  # type: ignore[no-untyped-def]
       numbers, threshold, adaptation, reset, refractory, surrogate, shape, detach_reset, backend,
-      out, currents, checkpoints, grad, grad_u, grad_i, grad_a, grad_r, learned):  # fmt: skip
+      out, currents, checkpoints, grad, grad_u, grad_i, grad_a, grad_r, learned, over):  # fmt: skip
     return _gradients(constant, spikes, weight, currents, State(u, i, a, r, wait), (beta, alpha, rho), learned)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Eight) -> None:
     x, steps, *tensors = inputs[:13]
     out, *_, currents, checkpoints = output
-    ctx.save_for_backward(*tensors, out, currents, checkpoints)  # not x, whose memory is another sequence's
-    ctx.steps, ctx.constant, ctx.numbers, ctx.backend = steps, bool(x.shape[0] != steps), inputs[13:-2], inputs[-1]
+    if out.device.type == "cpu" and not torch.compiler.is_compiling():
+        out = out.bool()  # a byte for each spike; the layers above are done with theirs before the error comes here
+    currents = currents if len(currents) else x.detach()
+    ctx.save_for_backward(*tensors, out, currents, checkpoints)
+    ctx.steps, ctx.constant, ctx.numbers, ctx.backend = steps, bool(x.shape[0] != steps), inputs[13:-3], inputs[-1]
+    ctx.private = donated.is_private()
     ctx.mark_non_differentiable(*output[5:])
     ctx.set_materialize_grads(False)
 
 
-def _hand_back(ctx: Any, backward: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+def _hand_back(ctx: Any, backward: Any, free: bool, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     *tensors, out, currents, checkpoints = ctx.saved_tensors
     needs = ctx.needs_input_grad
     learned = [bool(needed) for needed in needs[10:13]]
+    over = backward is _recurrent_backward and ctx.private and donated.is_last_pass()
     g_x, g_spikes, g_weight, *rest = backward(
-        ctx.constant, ctx.steps, *tensors, *ctx.numbers, ctx.backend, out, currents, checkpoints, *grads[:5], learned
-    )
+        ctx.constant, ctx.steps, *tensors, *ctx.numbers, ctx.backend, out, currents, checkpoints, *grads[:5], learned,
+        over,
+    )  # fmt: skip
     if ctx.numbers[-1]:
         rest[3] = None  # a detached reset hands nothing back
     found = [g_x, None, g_spikes, g_weight, None, *rest[:4], None, *rest[4:]]
-    return (*(g if needed else None for g, needed in zip(found, needs[:13], strict=True)), *[None] * 10)
+    return (*(g if needed else None for g, needed in zip(found, needs[:13], strict=True)), *[None] * 11)
 
 
 recurrent = operator(
