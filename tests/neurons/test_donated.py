@@ -53,6 +53,7 @@ def test_it_is_written_over_where_it_lies_as_the_currents_do():
     x, grad = randn(*SHAPE), randn(*SHAPE, seed=1)
     assert is_written_over(sc.LIF(), x.clone(), grad.clone)
     assert is_written_over(sc.ALIF(detach_reset=False), x.clone(), grad.clone)
+    assert is_written_over(sc.LIF(), x.clone(), lambda: grad.flatten(0, 1).clone().unflatten(0, SHAPE[:2]))
     assert not is_written_over(sc.LIF(), x.clone(), lambda: grad.mT.contiguous().mT)
     assert not is_written_over(sc.LIF(), x.clone(), lambda: grad[:1].clone().expand(SHAPE))
     assert not is_written_over(sc.LIF(backend="reference"), x.clone(), grad.clone)
@@ -140,6 +141,26 @@ def by_a_function_that_keeps_it(s, w, held):
     return Keep.apply(s).sum()
 
 
+def by_a_function_that_keeps_what_it_is_a_view_of(s, w, held):
+    class Keep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, s):
+            return s.clone()
+
+        @staticmethod
+        def backward(ctx, _):
+            held.extend([w, w.clone()])
+            return w.view(-1).view(w.shape)
+
+    return Keep.apply(s).sum()
+
+
+def by_a_hook_on_a_view(s, w, held):
+    flat = s.flatten(0, 1)
+    flat.register_hook(lambda g: held.extend([g, g.clone()]) and None)
+    return (flat * w.flatten(0, 1)).sum()
+
+
 def by_a_function_with_numpy_memory(s, w, held):
     memory = w.numpy().copy()
 
@@ -221,19 +242,25 @@ def test_a_gradient_of_several_consumers_is_their_sum():
     torch.testing.assert_close(twice, once)
 
 
-@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("level", range(5))
 def test_where_a_holder_does_not_show_nothing_is_free(level, monkeypatch):
     count = donated.count
 
     def blind(grads):
         counts = list(count(grads))
-        counts[level] = 1
+        counts[level] = min(counts[level], 1)
         return tuple(counts)
 
     monkeypatch.setattr(donated, "count", blind)
     monkeypatch.setattr(donated, "_least", donated._least.__wrapped__)
     assert donated._least() is None
-    assert not donated.is_free((1, 1, 1))
+    assert not donated.is_free((1, 1, 1, 0, 0))
+
+
+def test_where_torch_does_not_tell_nothing_is_free(monkeypatch):
+    monkeypatch.setattr(donated, "KNOWN", False)
+    assert donated.count((torch.ones(3),)) is None and not donated.is_last_pass()
+    assert not is_written_over(sc.LIF(), randn(*SHAPE), randn(*SHAPE).clone)
 
 
 def test_modes_of_the_callers_thread_do_not_reach_the_count(monkeypatch):

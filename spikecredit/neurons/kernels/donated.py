@@ -9,6 +9,7 @@ holder does not show in the counts, nothing is ever written over.
 """
 
 import sys
+from collections.abc import Callable
 from functools import cache
 from threading import Thread
 from typing import Any
@@ -16,28 +17,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Counts = tuple[int, int, int]
+Counts = tuple[int, int, int, int, int]
+
+KNOWN = (
+    hasattr(Tensor, "_use_count")
+    and hasattr(torch._C, "_storage_Use_Count")
+    and hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph")
+)
+"""Whether this torch tells what is asked here, as 2.13 does; none of it is public. Else nothing is written over."""
 
 
 def count(grads: tuple[Any, ...]) -> Counts | None:
-    """References to grads[0]: to the Python object, to the tensor, to its storage. None where they mean nothing:
-    outside the CPU, in transforms, for subclasses and for memory that is not torch's own (NumPy's, say).
+    """References to grads[0]: to the Python object, to the tensor, to its storage, and if it is a view, the first two
+    of what it is a view of, else 0. None where they mean nothing: outside the CPU, in transforms, for subclasses and
+    for memory that is not torch's own (NumPy's, say).
 
     To be called in a `backward(ctx, *grads)` that has put the gradient into no variable yet, as that would count.
     """
-    if type(grads[0]) is not Tensor or grads[0].device.type != "cpu" or is_batched(grads[0]):
+    if not KNOWN or type(grads[0]) is not Tensor or grads[0].device.type != "cpu" or is_batched(grads[0]):
         return None
-    storage = grads[0].untyped_storage()
+    storage, base = grads[0].untyped_storage(), grads[0]._base
     if not storage.resizable() or storage.is_shared():
         return None
-    tensor = grads[0]._use_count()  # type: ignore[attr-defined]
-    return sys.getrefcount(grads[0]), tensor, torch._C._storage_Use_Count(storage._cdata)
+    return (
+        sys.getrefcount(grads[0]),
+        grads[0]._use_count(),  # type: ignore[attr-defined]
+        torch._C._storage_Use_Count(storage._cdata),
+        0 if base is None else sys.getrefcount(base),
+        0 if base is None else base._use_count(),  # type: ignore[attr-defined]
+    )
 
 
 def is_free(counts: Counts | None) -> bool:
     """Whether a gradient with these counts is its node's alone."""
     least = _least()
-    return counts is not None and least is not None and all(map(int.__le__, counts, least))
+    if counts is None or least is None:
+        return False
+    return all(map(int.__le__, counts, least[counts[3] > 0]))
 
 
 def is_batched(grad: Tensor) -> bool:
@@ -47,7 +63,7 @@ def is_batched(grad: Tensor) -> bool:
 
 def is_last_pass() -> bool:
     """In a backward pass: whether no other may follow it on this graph (retain_graph is False)."""
-    return not torch._C._autograd._get_current_graph_task_keep_graph()
+    return KNOWN and not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 def is_private() -> bool:
@@ -72,28 +88,39 @@ class _Probe(torch.autograd.Function):
 
 
 @cache
-def _least() -> Counts | None:
-    """The references of a gradient that nobody else holds; None if a hook, the caller or a view of it adds none."""
+def _least() -> tuple[Counts, Counts] | None:
+    """The references of a gradient that nobody else holds, and of one that is a view; None if a holder adds none."""
     found: list[Counts | None] = []
-    held: list[Tensor] = []
+
+    def run(hook: Callable[[Tensor], None] | None = None, view: bool = False, given: Tensor | None = None) -> None:
+        y = _Probe.apply(torch.zeros(3, requires_grad=True))
+        y = y.view(1, 3) if view else y
+        if hook is not None:
+            y.register_hook(hook)
+        _Probe.counts = None
+        if given is None:
+            (y * 2).sum().backward()
+        else:
+            y.backward(given)
+        found.append(_Probe.counts)
 
     def probe() -> None:
-        x, mine = torch.zeros(3, requires_grad=True), torch.ones(3)
-        (_Probe.apply(x) * 2).sum().backward()
-        found.append(_Probe.counts)
-        y = _Probe.apply(x)
-        y.register_hook(held.append)
-        (y * 2).sum().backward()
-        found.append(_Probe.counts)
-        _Probe.apply(x).backward(mine)
-        found.append(_Probe.counts)
-        _Probe.apply(x).view(1, 3).backward(mine.view(1, 3))
-        found.append(_Probe.counts)
+        mine, held = torch.ones(1, 3), list[Tensor]()
+        run()
+        run(held.append)  # one more reference to the object,
+        run(given=torch.ones(3))  # to the tensor,
+        run(lambda grad: held.append(grad.view(1, 3)))  # to the storage
+        run(view=True)
+        run(lambda grad: held.append(grad.view(3)), view=True)  # to the storage,
+        run(held.append, view=True)  # to the object that it is a view of,
+        run(view=True, given=mine)  # to that tensor
 
     thread = Thread(target=probe)  # where no mode, hook or default of this thread holds
     thread.start()
     thread.join()
-    free, *others = found
-    if free is None or any(o is None or o[level] <= free[level] for level, o in enumerate(others)):
+    if len(found) != 8 or None in found:
         return None
-    return free
+    plain, *held, view, other_view, base, base_tensor = (c for c in found if c is not None)
+    shown = [c[level] > plain[level] for level, c in enumerate(held)]
+    shown += [other_view[2] > view[2], base[3] > view[3] > 0, base_tensor[4] > view[4] > 0]
+    return (plain, view) if all(shown) else None

@@ -2,8 +2,9 @@
 
 One autograd node for the whole sequence: each step is one matrix product and one call of the backend's kernel, and the
 gradient of V is one matrix product over all steps instead of a sum over T small ones. The error returns through B (V
-itself under backprop). It keeps I and s, and a state every few steps: fresh memory costs more time than the states in
-between, computed again. It waits for nothing on the host, so that a CUDA graph can capture it.
+itself under backprop). It keeps I and, on the CPU, a byte for each s, and a state every few steps: fresh memory costs
+more time than the states in between, computed again. I goes over the currents from outside where those are its own,
+and the error of I over I. It waits for nothing on the host, so that a CUDA graph can capture it.
 """
 
 from typing import Any
