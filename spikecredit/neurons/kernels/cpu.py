@@ -150,9 +150,6 @@ def _backward(
                 before, g = old[U, :n], gs_row
                 if len(gs):
                     g = passes.row(gs[t * gs_stride + begin : t * gs_stride + end], gs_row)
-                    if over:  # what is read and written must not overlap, or loops are not made of vectors
-                        passes.copy(g, gs_row)
-                        g = gs_row
                 if len(gu):
                     passes.add(c, gu[t * gu_stride + begin : t * gu_stride + end])
                 if adaptive:
@@ -181,7 +178,9 @@ def _backward(
                         passes.to_reset(k, out, before, beta, theta if subtract else nil, held, zero)
                     passes.back_in_time(c, q, beta, held)
                 else:
-                    passes.adjoint(kind, shape, now[U, :n], theta, c, g, out, beta, q, s, psi)
+                    if synapse or not over:
+                        passes.copy(g, out)
+                    passes.adjoint(kind, shape, now[U, :n], theta, c, out, beta, q, s, psi)
                     if zero or len(learned):
                         passes.fire(before, theta, s, one)
                         passes.keep(out, s, q, zero)

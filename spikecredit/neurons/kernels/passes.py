@@ -321,8 +321,8 @@ def surrogate(kind, p, u, theta, work, extra, out):
 
 
 @njit(**COMPILE)
-def adjoint(kind, p, u, theta, c, g, out, beta, work, extra, psi):
-    """A plain LIF with detached reset: live = c + psi(u - theta) g, then c = live beta.
+def adjoint(kind, p, u, theta, c, g, beta, work, extra, psi):
+    """A plain LIF with detached reset: g = c + psi(u - theta) g, then c = g beta.
 
     In one loop for the two cheapest surrogates (a fifth less time), else by way of `surrogate`.
     """
@@ -332,20 +332,20 @@ def adjoint(kind, p, u, theta, c, g, out, beta, work, extra, psi):
         for j in range(len(c)):
             d = abs(u[j] - theta) * slope + one
             live = c[j] + one / (d * d) * g[j]
-            out[j] = live
+            g[j] = live
             c[j] = live * at(beta, j)
     elif kind == 1:
         scale, height = c.dtype.type(math.pi / 2) * p[0], p[0] / two
         for j in range(len(c)):
             d = (u[j] - theta) * scale
             live = c[j] + height / (d * d + one) * g[j]
-            out[j] = live
+            g[j] = live
             c[j] = live * at(beta, j)
     else:
         surrogate(kind, p, u, theta, work, extra, psi)
         for j in range(len(c)):
             live = c[j] + psi[j] * g[j]
-            out[j] = live
+            g[j] = live
             c[j] = live * at(beta, j)
 
 
