@@ -259,7 +259,8 @@ def test_where_a_holder_does_not_show_nothing_is_free(level, monkeypatch):
 
 def test_where_torch_does_not_tell_nothing_is_free(monkeypatch):
     monkeypatch.setattr(donated, "KNOWN", False)
-    assert donated.count((torch.ones(3),)) is None and not donated.is_last_pass()
+    assert donated.count((torch.ones(3),)) is None
+    assert not donated.is_last_pass() and not donated.is_private()
     assert not is_written_over(sc.LIF(), randn(*SHAPE), randn(*SHAPE).clone)
 
 

@@ -19,10 +19,14 @@ from torch import Tensor
 
 Counts = tuple[int, int, int, int, int]
 
-KNOWN = (
-    hasattr(Tensor, "_use_count")
-    and hasattr(torch._C, "_storage_Use_Count")
-    and hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph")
+KNOWN = all(
+    hasattr(owner, name)
+    for owner, name in (
+        (Tensor, "_use_count"),
+        (torch._C, "_storage_Use_Count"),
+        (torch._C._autograd, "_get_current_graph_task_keep_graph"),
+        (torch._C._autograd, "_top_saved_tensors_default_hooks"),
+    )
 )
 """Whether this torch tells what is asked here, as 2.13 does; none of it is public. Else nothing is written over."""
 
@@ -69,22 +73,21 @@ def is_last_pass() -> bool:
 def is_private() -> bool:
     """In a forward pass: whether what is saved for the backward pass is handed to no hook (of
     `torch.autograd.graph.saved_tensors_hooks`, which torch.utils.checkpoint uses too)."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(False) is None
+    return KNOWN and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
 
 
 class _Probe(torch.autograd.Function):
     """Counts as a neuron's node does."""
 
-    counts: Counts | None = None
-
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, found: list[Counts | None]) -> Tensor:
+        ctx.found = found
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Tensor:
-        _Probe.counts = count(grads)
-        return torch.zeros(3)
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        ctx.found.append(count(grads))
+        return torch.zeros(3), None
 
 
 @cache
@@ -93,16 +96,14 @@ def _least() -> tuple[Counts, Counts] | None:
     found: list[Counts | None] = []
 
     def run(hook: Callable[[Tensor], None] | None = None, view: bool = False, given: Tensor | None = None) -> None:
-        y = _Probe.apply(torch.zeros(3, requires_grad=True))
+        y = _Probe.apply(torch.zeros(3, requires_grad=True), found)
         y = y.view(1, 3) if view else y
         if hook is not None:
             y.register_hook(hook)
-        _Probe.counts = None
         if given is None:
             (y * 2).sum().backward()
         else:
             y.backward(given)
-        found.append(_Probe.counts)
 
     def probe() -> None:
         mine, held = torch.ones(1, 3), list[Tensor]()
