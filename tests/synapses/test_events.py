@@ -283,25 +283,19 @@ def test_nan_and_infinity_in_the_events_go_through(always):
     assert torch.equal(layer(x).isinf(), F.linear(x, layer.weight, layer.bias).isinf())
 
 
+def second_derivatives(run, layer, x):
+    """Of both gradients, so that x itself is needed again."""
+    given = x.clone().requires_grad_()
+    g, g_weight = torch.autograd.grad(run(given).square().sum(), [given, layer.weight], create_graph=True)
+    return torch.autograd.grad(g.square().sum() + g_weight.square().sum(), [given, *layer.parameters()])
+
+
 def test_second_derivatives_by_tables(small):
     layer, x = sc.Linear(70, 66), spikes(4, 20, 70, density=0.5)
-
-    def penalty():
-        given = x.clone().requires_grad_()
-        (g,) = torch.autograd.grad(layer(given).square().sum(), given, create_graph=True)
-        return torch.autograd.grad(g.square().sum(), [given, layer.weight])
-
-    found = penalty()
     assert events.way(x, layer.weight) == "tables"
-    for a, b in zip(found, penalty_of_the_dense(layer, x), strict=True):
+    dense = second_derivatives(lambda given: F.linear(given, layer.weight, layer.bias), layer, x)
+    for a, b in zip(second_derivatives(layer, layer, x), dense, strict=True):
         assert relative(a, b) < 1e-5
-
-
-def penalty_of_the_dense(layer, x):
-    given = x.clone().requires_grad_()
-    y = F.linear(given, layer.weight, layer.bias)
-    (g,) = torch.autograd.grad(y.square().sum(), given, create_graph=True)
-    return torch.autograd.grad(g.square().sum(), [given, layer.weight])
 
 
 def test_a_weight_that_is_infinite_is_not_added_where_nothing_spikes(small):
