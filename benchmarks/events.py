@@ -47,10 +47,11 @@ def readout(rows: int, inputs: int, outputs: int) -> dict[str, Callable[[], Any]
     weight, bias = torch.randn(outputs, inputs, generator=generator), torch.zeros(outputs)
     x = (torch.rand(rows, inputs, generator=generator) < MNIST_MEAN).float()
     grad = torch.randn(rows, outputs, generator=generator)
-    ways = {**({"narrow": "narrow"} if outputs <= events.NARROW else {}), "by tables": "tables", "dense": "dense"}
+    ways: dict[str, events.Way] = {"narrow": "narrow"} if outputs <= events.NARROW else {}
+    ways |= {"by tables": "tables", "dense": "dense"}
     return {
         **{f"forward, {name}": lambda way=way: events.product(x, weight, bias, way) for name, way in ways.items()},
-        **{f"weight gradient, {name}": _gradient(grad, x, weight, way) for name, way in ways.items()},  # type: ignore[arg-type]
+        **{f"weight gradient, {name}": _gradient(grad, x, weight, way) for name, way in ways.items()},
     }
 
 

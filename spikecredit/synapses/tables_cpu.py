@@ -21,7 +21,7 @@ from spikecredit.neurons.kernels.cpu import PARALLEL, _run
 
 Pair = tuple[int, int]
 
-TILE, NARROW = 64, 16
+TILE, SMALL = 64, 16
 """Outputs at a time, and those in a layer of fewer."""
 
 TABLES = 8
@@ -106,14 +106,14 @@ def _make(tile: int) -> Any:
     return make
 
 
-_look_up_wide, _look_up_narrow = _look_up(TILE), _look_up(NARROW)
-_make_wide, _make_narrow = _make(TILE), _make(NARROW)
+_look_up_wide, _look_up_small = _look_up(TILE), _look_up(SMALL)
+_make_wide, _make_small = _make(TILE), _make(SMALL)
 
 
 @njit(**passes.COMPILE)
 def _tables(start, stop, codes, w, bias, y):
     fours, (inputs, outputs) = codes.shape[1], w.shape
-    tile = TILE if outputs >= TILE else NARROW
+    tile = TILE if outputs >= TILE else SMALL
     room, zeros = np.empty(TABLES * 16 * tile + 16, np.float32), np.zeros(tile, np.float32)
     skip = (-room.ctypes.data % 64) // 4
     tables = room[skip : skip + TABLES * 16 * tile].reshape(TABLES, 16, tile)
@@ -141,7 +141,7 @@ def _tables(start, stop, codes, w, bias, y):
                     if tile == TILE:
                         _make_wide(tables[table].ctypes.data, a, b, c, d)
                     else:
-                        _make_narrow(tables[table].ctypes.data, a, b, c, d)
+                        _make_small(tables[table].ctypes.data, a, b, c, d)
                 tables[:, :, : at - begin] = 0  # which had its sums already
                 target, code = y.ctypes.data + 4 * begin, codes.ctypes.data + four * stride
                 if tile == TILE:
@@ -149,7 +149,7 @@ def _tables(start, stop, codes, w, bias, y):
                         _look_up_wide(target + row * line, tables.ctypes.data, code + row * length, stride)
                 else:
                     for row in range(first, last):
-                        _look_up_narrow(target + row * line, tables.ctypes.data, code + row * length, stride)
+                        _look_up_small(target + row * line, tables.ctypes.data, code + row * length, stride)
 
 
 @njit(**PARALLEL)
@@ -339,8 +339,8 @@ def product(codes: Any, w: Tensor, bias: Tensor | None = None) -> Tensor:
             f"and at least one column; got {w.dtype}, strides {w.stride()}"
         )
     bias = w.new_zeros(outputs) if bias is None else bias.detach().contiguous()
-    if outputs < NARROW:
-        w, bias = (F.pad(v.detach(), (0, NARROW - outputs)) for v in (w, bias))
+    if outputs < SMALL:
+        w, bias = (F.pad(v.detach(), (0, SMALL - outputs)) for v in (w, bias))
     y = w.new_empty(rows, w.shape[1])
     _run(_tables, _tables_parallel, inputs, rows, codes, w.detach().numpy(), bias.numpy(), y.numpy())
     return y[:, :outputs].contiguous()

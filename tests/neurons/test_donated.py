@@ -233,6 +233,12 @@ def test_where_torch_does_not_tell_nothing_is_free(monkeypatch):
     assert not is_written_over(sc.LIF(), randn(*SHAPE), randn(*SHAPE).clone)
 
 
+def test_where_nothing_is_counted_nothing_is_probed(monkeypatch):
+    """On CUDA, say, where a probe could fall into the capture of a graph."""
+    monkeypatch.setattr(donated, "_least", lambda: pytest.fail("probed"))
+    assert not donated.is_free(None)
+
+
 def test_modes_of_the_callers_thread_do_not_reach_the_count(monkeypatch):
     fresh = donated._least.__wrapped__
     with torch.device("meta"), torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(lambda v: v, lambda v: v):

@@ -245,7 +245,7 @@ def test_a_batch_of_gradients_takes_the_dense_products(shape, small):
     torch.testing.assert_close(found, errors.transpose(1, 2) @ x, rtol=1e-4, atol=1e-3)
 
 
-def test_the_smallest_layer_for_tables_is_a_tile():
+def test_the_smallest_convolution_by_tables_fills_a_tile():
     assert events.TILE == events.kernels()[1].TILE
 
 

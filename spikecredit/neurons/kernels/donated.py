@@ -3,9 +3,9 @@
 The gradient of a neuron's spikes is dead once the gradient of its currents is made of it, and as large. To write the
 one over the other spares an array of (T, B, N), and the fresh pages that cost more time than the arithmetic. But the
 gradient may be held by a hook, by the caller of `backward` or by another branch of the graph, and then it must stay.
-Who holds it is counted at three levels: references to the Python object, to torch's tensor, to its storage. How many
-of these are the engine's own is not written here but counted, once, on a gradient that nobody else can hold. Where a
-holder does not show in the counts, nothing is ever written over.
+Who holds it is counted: references to the Python object, to torch's tensor, to its storage, and to what it is a view
+of. How many of these are the engine's own is not written here but counted, once, on a gradient that nobody else can
+hold. Where a holder does not show in the counts, nothing is ever written over.
 """
 
 import sys
@@ -54,10 +54,8 @@ def count(grads: tuple[Any, ...]) -> Counts | None:
 
 def is_free(counts: Counts | None) -> bool:
     """Whether a gradient with these counts is its node's alone."""
-    least = _least()
-    if counts is None or least is None:
-        return False
-    return all(map(int.__le__, counts, least[counts[3] > 0]))
+    least = None if counts is None else _least()  # which runs a backward pass: not where a CUDA graph is captured
+    return counts is not None and least is not None and all(map(int.__le__, counts, least[counts[3] > 0]))
 
 
 def is_batched(grad: Tensor) -> bool:
