@@ -5,6 +5,7 @@ forwards in time (tangents), so that neither shares a recursion with the code un
 """
 
 import math
+import re
 import types
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from spikecredit.neurons import (
     StraightThrough,
     Triangle,
 )
-from spikecredit.neurons.kernels import cpu, passes
+from spikecredit.neurons.kernels import cpu, lanes, lif_cpu, passes
 from spikecredit.neurons.kernels.flat import Decays, State
 from spikecredit.neurons.kernels.sequence import spiking_sequence
 
@@ -173,16 +174,18 @@ def mutant(module, old, new):
 
 def uncompiled(old="", new=""):
     """The CPU backend as plain Python, with one piece of its text replaced (compiled, numba's cache could hide it)."""
-    texts = [Path(module.__file__).read_text() for module in (passes, cpu)]
-    assert not old or any(old in text for text in texts), f"the CPU backend no longer contains {old!r}"
-    copies = []
-    for module, text in zip((passes, cpu), texts, strict=True):
-        copy = types.ModuleType(module.__name__ + "_uncompiled")
-        copy.njit = copy.overload = lambda *_, **__: lambda function: function
+    modules = {"passes": passes, "lanes": lanes, "lif_cpu": lif_cpu, "cpu": cpu}
+    texts = {name: Path(module.__file__).read_text() for name, module in modules.items()}
+    assert not old or any(old in text for text in texts.values()), f"the CPU backend no longer contains {old!r}"
+    copies = {}
+    for name, text in texts.items():
+        copy = copies[name] = types.ModuleType(modules[name].__name__ + "_uncompiled")
+        copy.njit = copy.overload = copy.intrinsic = lambda *_, **__: lambda function: function
         copy.prange = range
-        for name in ("numba import njit, prange", "numba import njit", "numba.extending import overload"):
-            text = text.replace(f"from {name}\n", "\n")  # the lines keep their numbers, for the coverage report
-        exec(compile(text.replace(old, new) if old else text, module.__file__, "exec"), copy.__dict__)
-        copies.append(copy)
-    copies[1].passes = copies[0]
-    return copies[1]
+        for imported in ("", ".extending"):
+            text = re.sub(rf"from numba{imported} import (njit|overload|intrinsic)[^\n]*\n", "\n", text)  # lines stay
+        text = text.replace(old, new) if old else text
+        exec(compile(text, modules[name].__file__, "exec"), copy.__dict__)
+        for used in modules.keys() & copy.__dict__.keys():
+            setattr(copy, used, copies[used])
+    return copies["cpu"]

@@ -58,9 +58,15 @@ STEP_MUTANTS = {
         "torch.where(held, u, new)", "torch.where(held, u * p.beta, new)", ("none", 3)),
 }  # fmt: skip
 SEQUENCE_MUTANTS = {
-    ">= instead of >": ("spike if v > theta else silent", "spike if v >= theta else silent", ("none", 0)),
+    ">= instead of >": ("np.where(u > theta, 0x3F80", "np.where(u >= theta, 0x3F80", ("none", 0)),
+    ">= instead of > in the reset": ("r = np.where(u > theta", "r = np.where(u >= theta", ("subtract", 0)),
     "a held neuron forgets its reset": ("r[j] = r[j] if wait[j] > nil else s[j]", "r[j] = s[j]", ("subtract", 3)),
-    "no (1 - r) in reset to zero": ("(one - r) * u[j] * at(beta, j)", "u[j] * at(beta, j)", ("zero", 0)),
+    "no (1 - r) in reset to zero": ("kept = (one - r) * u if zero else u", "kept = u", ("zero", 0)),
+    "... of a neuron with a refractory period": (
+        "(one - r[j]) * u[j] * at(beta, j)",
+        "u[j] * at(beta, j)",
+        ("zero", 3),
+    ),
     "the potential leaks while refractory": ("u[j] = u[j] if wait[j] > nil else v", "u[j] = v", ("none", 3)),
 }
 

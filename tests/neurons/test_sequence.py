@@ -194,21 +194,29 @@ def test_gradients_against_numpy_tangents(reset, detach, refractory):
 SHARP = ArcTan(3.0)
 LIF_MUTANTS = {
     "dropped (1 - r) of reset to zero": (
-        "kept[j] = live[j] * (one - r[j])", "kept[j] = live[j]", ("zero", True, 0)),
+        "(one - np.where(before > theta, one, nil)) if zero else live", "one", ("zero", True, 0)),
+    "refractory: dropped (1 - r) of reset to zero": (
+        "kept[j] = live[j] * (one - r[j])", "kept[j] = live[j]", ("zero", True, 2)),
     "forgot -theta psi of the attached reset": (
+        "else less) if attached", "else nil) if attached", ("subtract", False, 0)),
+    "refractory: forgot -theta psi of the attached reset": (
         "k[j] = k[j] if held[j] > nil else -live[j] * theta", "k[j] = k[j] if held[j] > nil else nil",
-        ("subtract", False, 0)),
+        ("subtract", False, 2)),
     "input arrives while refractory": (
         "out[j] = nil if held[j] > nil else c[j]", "out[j] = c[j]", ("subtract", True, 3)),
     "no identity through the refractory period": (
         "c[j] = c[j] if held[j] > nil else kept[j] * at(beta, j)", "c[j] = kept[j] * at(beta, j)",
         ("subtract", True, 3)),
     "tau learns from the current instead of the potential before": (
+        "+= kept * before", "+= kept * u", ("zero", True, 0)),
+    "refractory: tau learns from the current": (
         "passes.add_product(learned[0, begin:end], q, before)",
         "passes.add_product(learned[0, begin:end], q, now[U, :n])",
-        ("zero", True, 0)),
+        ("zero", True, 2)),
     "checkpoints are one step late": (
-        "checkpoints[segment - 1], present", "checkpoints[max(segment - 2, 0)], present", ("zero", True, 0)),
+        "checkpoints[segment - 1, f", "checkpoints[max(segment - 2, 0), f", ("zero", True, 0)),
+    "refractory: checkpoints are one step late": (
+        "checkpoints[segment - 1], present", "checkpoints[max(segment - 2, 0)], present", ("zero", True, 2)),
 }  # fmt: skip
 ALIF_MUTANTS = {
     "the adaptation does not lower the spikes": (

@@ -179,7 +179,7 @@ def test_the_triton_backend_does_too(name, short, monkeypatch):
 MUTANTS = {
     "every step begins at the first state": ("end if t else start", "start"),
     "the error ends after a step": ("given if t + count == steps else carried", "given"),
-    "checkpoints are one step late": ("checkpoints[segment - 1]", "checkpoints[max(segment - 2, 0)]"),
+    "checkpoints are one step late": ("checkpoints[segment - 1, f", "checkpoints[max(segment - 2, 0), f"),
     "a segment's states are those of the one after": ("if until >= t1:", "if until == steps:"),
 }
 

@@ -1,5 +1,6 @@
 """Torch's tensors as the arguments of the CPU backend's compiled functions."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikecredit.neurons.kernels.flat import Decays, Membrane, State
+from spikecredit.neurons.kernels.flat import Membrane, State
 
 
 def array(v: Tensor | None, like: Tensor) -> Any:
@@ -43,8 +44,8 @@ def number_type(dtype: torch.dtype) -> Any:
     return {torch.float64: np.float64, torch.bfloat16: np.uint16, torch.int32: np.int32}.get(dtype, np.float32)
 
 
-def factors(decays: Decays, state: Tensor) -> tuple[Any, ...]:
-    """All three decays as numbers, or all three as arrays, so that few signatures are compiled."""
+def factors(decays: Sequence[Tensor | float | None], state: Tensor) -> tuple[Any, ...]:
+    """All decays as numbers, or all as arrays, so that few signatures are compiled."""
     number = number_type(state.dtype)
     values = [0.0 if d is None else d.item() if isinstance(d, Tensor) and d.ndim == 0 else d for d in decays]
     if not any(isinstance(d, Tensor) for d in values):
@@ -82,6 +83,11 @@ def numbers(m: Membrane, u: Tensor) -> tuple[Any, ...]:
     number = number_type(u.dtype)
     hold = number(max(m.refractory - 1, 0))
     return number(m.threshold), number(m.adaptation), m.reset == "zero", m.reset == "subtract", hold
+
+
+def reset(m: Membrane, u: Tensor) -> tuple[Any, ...]:
+    """theta, zero, subtract."""
+    return number_type(u.dtype)(m.threshold), m.reset == "zero", m.reset == "subtract"
 
 
 def one(x: Tensor) -> Any:

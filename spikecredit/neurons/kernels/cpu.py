@@ -1,6 +1,7 @@
 """The CPU backend: the time loop in blocks of neurons that stay in cache, compiled by numba.
 
-`Backend` in `flat.py` states the equations and the arguments; `passes.py` has the loops over one block.
+`Backend` in `flat.py` states the equations and the arguments. Here are the neurons with a pending reset in their state
+(adaptation, refractory period), by the loops over one block that `passes.py` has; `lif_cpu.py` has the others.
 """
 
 import os
@@ -14,11 +15,9 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from spikecredit.neurons.kernels import arrays, passes
+from spikecredit.neurons.kernels import arrays, lif_cpu, passes
 from spikecredit.neurons.kernels.flat import SEGMENT, Decays, Membrane, State
-
-WIDTH = 4096
-"""Neurons a block: long enough rows for the prefetcher, and (SEGMENT + 1) rows in the second-level cache."""
+from spikecredit.neurons.kernels.passes import WAIT, WIDTH, A, I, R, U
 
 GRAIN = 1 << 14
 """Neuron-steps a thread must have to be worth waking (5 to 10 us of work)."""
@@ -26,38 +25,19 @@ GRAIN = 1 << 14
 
 # ---- the steps from `since` to `until` for the neurons from start to stop
 
-U, I, A, R, WAIT = 0, 1, 2, 3, 4  # noqa: E741
-"""Rows of a block's state. A state in memory has the rows that `present` lists, in this order."""
-
 
 @njit(**passes.COMPILE)
-def _load(memory, present, begin, rows, n):
-    for f in range(len(present)):
-        passes.copy(memory[f, begin : begin + n], rows[present[f], :n])
-
-
-@njit(**passes.COMPILE)
-def _store(rows, present, memory, begin, n):
-    for f in range(len(present)):
-        passes.copy(rows[present[f], :n], memory[f, begin : begin + n])
-
-
-@njit(**passes.COMPILE)
-def _advance(old, now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive, explicit, n):
-    """One step of a block: from old to now where u is all there is, else in place. s is written if explicit."""
-    u = now[U, :n]
+def _advance(now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive, n):
+    """One step of a block, in place; s: its spikes."""
+    u, r, a, wait = now[U, :n], now[R, :n], now[A, :n], now[WAIT, :n]
     if synapse:
         passes.leak(now[I, :n], current, alpha)
         current = now[I, :n]
-    if explicit:
-        r, a, wait = now[R, :n], now[A, :n], now[WAIT, :n]
-        passes.membrane(u, current, r, wait, beta, theta, zero, subtract)
-        passes.spike(u, a, wait, theta, b, s)
-        passes.after_spike(s, r, wait, hold)
-        if adaptive:
-            passes.leak(a, s, rho)
-    else:
-        passes.step(u if synapse else old[U, :n], current, beta, theta, zero, subtract, u)
+    passes.membrane(u, current, r, wait, beta, theta, zero, subtract)
+    passes.spike(u, a, wait, theta, b, s)
+    passes.after_spike(s, r, wait, hold)
+    if adaptive:
+        passes.leak(a, s, rho)
 
 
 @njit(**passes.COMPILE)
@@ -65,50 +45,40 @@ def _forward(
     start, stop, since, until, state, x, stride, present, beta_, alpha_, rho_, theta, b, zero, subtract, hold,
     spikes, one, potentials, checkpoints, every, last,
 ):  # fmt: skip
-    synapse, adaptive, explicit = I in present, A in present, R in present
+    synapse, adaptive = I in present, A in present
     width = min(WIDTH, stop - start)
-    rows, line = np.zeros((2, 5 if explicit or synapse else 1, width), state.dtype), np.empty((2, width), state.dtype)
-    nil, turns = state.dtype.type(0), 0 if explicit or synapse else 1  # two rows of u in turn, where it is all there is
+    rows, line = np.zeros((5, width), state.dtype), np.empty((2, width), state.dtype)
+    nil = state.dtype.type(0)
     for begin in range(start, stop, width):
         end = min(begin + width, stop)
         n = end - begin
         s, scratch = line[0, :n], line[1, :n]
         beta, alpha = passes.part(beta_, begin, end), passes.part(alpha_, begin, end)
         rho = passes.part(rho_, begin, end)
-        _load(state, present, begin, rows[turns * (since % 2)], n)
+        passes.load(state, present, begin, rows, n)
         for t in range(since, until):
-            old, now = rows[turns * (t % 2)], rows[turns * ((t + 1) % 2)]
             if t and t % every == 0 and checkpoints.shape[0]:
-                _store(old, present, checkpoints[t // every - 1], begin, n)
+                passes.store(rows, present, checkpoints[t // every - 1], begin, n)
             current = passes.row(x[t * stride + begin : t * stride + end], scratch)
-            if explicit or synapse:
-                _advance(
-                    old, now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive, explicit,
-                    n,
-                )  # fmt: skip
-                passes.fire(s if explicit else now[U, :n], nil if explicit else theta, spikes[t, begin:end], one)
-            else:
-                fired = spikes[t, begin:end]
-                passes.step_and_fire(old[U, :n], current, beta, theta, zero, subtract, now[U, :n], fired, one)
+            _advance(rows, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive, n)
+            passes.fire(s, nil, spikes[t, begin:end], one)
             if potentials.shape[0]:
-                passes.copy(now[U, :n], potentials[t, begin:end])
-        _store(rows[turns * (until % 2)], present, last, begin, n)
+                passes.copy(rows[U, :n], potentials[t, begin:end])
+        passes.store(rows, present, last, begin, n)
 
 
 @njit(**passes.COMPILE)
 def _backward(
     start, stop, since, until, last, last_present, x, stride, state, present, beta_, alpha_, rho_, theta, b, zero,
-    subtract, hold, detached, kind, shape, checkpoints, every, memory, gs, gs_stride, gu, gu_stride, gx, over,
+    subtract, hold, detached, kind, shape, checkpoints, every, memory, gs, gs_stride, gu, gu_stride, gx,
     first, first_present, learned, steps,
 ):  # fmt: skip
     synapse, adaptive = I in present, A in present
-    explicit = R in present or not detached  # a plain LIF with detached reset takes fewer passes
-    derived = explicit and R not in present
     constant = gx.shape[0] < steps and len(memory) == 0
-    nil, one = state.dtype.type(0), state.dtype.type(1)
+    nil = state.dtype.type(0)
     width, most = min(WIDTH, stop - start), min(every, steps)
     # the states of a segment: here, or where the steps are called one by one in `memory`, each block in a part of it
-    fields, kept = 5 if explicit or synapse else 1, len(memory) > 0
+    fields, kept = 5, len(memory) > 0
     states = memory if kept else np.empty((most + 1) * fields * width, state.dtype)
     adjoint, line = np.empty((4, width), state.dtype), np.empty((8, width), state.dtype)
     for begin in range(start, stop, width):
@@ -121,8 +91,7 @@ def _backward(
         rho = passes.part(rho_, begin, end)
         adjoint[:] = nil
         total[:] = nil
-        gs_row[:] = nil
-        _load(last, last_present, begin, adjoint, n)
+        passes.load(last, last_present, begin, adjoint, n)
         base = begin if kept else 0
         past = states[(most + 1) * fields * base : (most + 1) * fields * (base + n)].reshape((most + 1, fields, n))
         for segment in range((until - 1) // every, since // every - 1, -1):
@@ -130,63 +99,41 @@ def _backward(
             if until >= t1:  # not in the middle of a segment: its states once more
                 past[0, :, :] = nil
                 if segment:
-                    _load(checkpoints[segment - 1], present, begin, past[0], n)
+                    passes.load(checkpoints[segment - 1], present, begin, past[0], n)
                 else:
-                    _load(state, present, begin, past[0], n)
-                if derived:
-                    passes.fire(past[0, U, :n], theta, past[0, R, :n], one)
+                    passes.load(state, present, begin, past[0], n)
                 for t in range(t0, t1):
                     old, now = past[t - t0], past[t - t0 + 1]
-                    if explicit or synapse:
-                        for f in range(past.shape[1]):
-                            passes.copy(old[f, :n], now[f, :n])
+                    for f in range(fields):
+                        passes.copy(old[f, :n], now[f, :n])
                     current = passes.row(x[t * stride + begin : t * stride + end], v)
-                    _advance(
-                        old, now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive,
-                        explicit, n,
-                    )  # fmt: skip
+                    _advance(now, current, s, beta, alpha, rho, theta, b, zero, subtract, hold, synapse, adaptive, n)
             for t in range(min(until, t1) - 1, max(since, t0) - 1, -1):  # and back in time
                 old, now = past[t - t0], past[t - t0 + 1]
-                before, g = old[U, :n], gs_row
-                if len(gs):
-                    g = passes.row(gs[t * gs_stride + begin : t * gs_stride + end], gs_row)
+                before, held, r = old[U, :n], old[WAIT, :n], old[R, :n]
+                g = passes.row(gs[t * gs_stride + begin : t * gs_stride + end], gs_row)
                 if len(gu):
                     passes.add(c, gu[t * gu_stride + begin : t * gu_stride + end])
-                if adaptive:
-                    passes.distance(now[U, :n], old[A, :n], b, theta, v)
-                    passes.surrogate(kind, shape, v, nil, q, live, psi)
-                elif explicit:
-                    passes.surrogate(kind, shape, now[U, :n], theta, q, live, psi)
+                passes.distance(now[U, :n], old[A, :n], b, theta, v)
+                passes.surrogate(kind, shape, v, nil, q, live, psi)
                 destination = gx[t % gx.shape[0], begin:end]
                 wanted = gx_row if constant else passes.target(destination, gx_row)
                 out = live if synapse else wanted
-                if explicit:
-                    held, r = old[WAIT, :n], old[R, :n]
-                    passes.through_spike(g, h, k, psi, held, q)
-                    passes.add(c, q)
-                    passes.live(c, held, out)
-                    if adaptive:
-                        if len(learned):
-                            passes.add_product(learned[2, begin:end], h, old[A, :n])
-                        passes.relax(h, q, rho, b)
-                    passes.keep(out, r, q, zero)
+                passes.through_spike(g, h, k, psi, held, q)
+                passes.add(c, q)
+                passes.live(c, held, out)
+                if adaptive:
                     if len(learned):
-                        passes.add_product(learned[0, begin:end], q, before)
-                    if detached:
-                        k[:] = nil
-                    else:
-                        passes.to_reset(k, out, before, beta, theta if subtract else nil, held, zero)
-                    passes.back_in_time(c, q, beta, held)
+                        passes.add_product(learned[2, begin:end], h, old[A, :n])
+                    passes.relax(h, q, rho, b)
+                passes.keep(out, r, q, zero)
+                if len(learned):
+                    passes.add_product(learned[0, begin:end], q, before)
+                if detached:
+                    k[:] = nil
                 else:
-                    if synapse or not over:
-                        passes.copy(g, out)
-                    passes.adjoint(kind, shape, now[U, :n], theta, c, out, beta, q, s, psi)
-                    if zero or len(learned):
-                        passes.fire(before, theta, s, one)
-                        passes.keep(out, s, q, zero)
-                        if len(learned):
-                            passes.add_product(learned[0, begin:end], q, before)
-                        passes.scale(q, beta, c)
+                    passes.to_reset(k, out, before, beta, theta if subtract else nil, held, zero)
+                passes.back_in_time(c, q, beta, held)
                 if synapse:
                     passes.filter_back(ci, live, alpha, wanted)
                     if len(learned):
@@ -200,7 +147,7 @@ def _backward(
             wanted = passes.target(destination, gx_row)
             passes.copy(total, wanted)
             passes.commit(destination, wanted)
-        _store(adjoint, first_present, first, begin, n)
+        passes.store(adjoint, first_present, first, begin, n)
 
 
 @njit(**passes.COMPILE)
@@ -262,6 +209,18 @@ def _forward_parallel(parts, chunk, n, *arguments):
 def _backward_parallel(parts, chunk, n, *arguments):
     for p in prange(parts):
         _backward(p * chunk, min((p + 1) * chunk, n), *arguments)
+
+
+@njit(**PARALLEL)
+def _lif_forward_parallel(parts, chunk, n, *arguments):
+    for p in prange(parts):
+        lif_cpu.forward(p * chunk, min((p + 1) * chunk, n), *arguments)
+
+
+@njit(**PARALLEL)
+def _lif_backward_parallel(parts, chunk, n, *arguments):
+    for p in prange(parts):
+        lif_cpu.backward(p * chunk, min((p + 1) * chunk, n), *arguments)
 
 
 @njit(**PARALLEL)
@@ -340,11 +299,20 @@ def forward_steps(
     assert state.u is not None
     u, (steps, n) = state.u, spikes.shape
     (start, present), (end, _) = arrays.rows(state, u), arrays.rows(last, u)
-    call = _share(_forward, _forward_parallel, count, n)
-    others = (
-        *arrays.sequence(x, u), present, *arrays.factors(decays, u), *arrays.numbers(m, u), arrays.array(spikes, u),
-        arrays.one(x), arrays.matrix(potentials, u), arrays.blocks(checkpoints, u), every, end,
-    )  # fmt: skip
+    kept = arrays.blocks(checkpoints, u), every, end
+    others: tuple[Any, ...]
+    if state.r is None:
+        call = _share(lif_cpu.forward, _lif_forward_parallel, count, n, lif_cpu.LANES)
+        others = (
+            *arrays.sequence(x, u), *_factors(decays, state), *arrays.reset(m, u), *arrays.sequence(spikes, x),
+            *arrays.sequence(potentials, u), *kept,
+        )  # fmt: skip
+    else:
+        call = _share(_forward, _forward_parallel, count, n)
+        others = (
+            *arrays.sequence(x, u), present, *arrays.factors(decays, u), *arrays.numbers(m, u), arrays.array(spikes, u),
+            arrays.one(x), arrays.matrix(potentials, u), *kept,
+        )  # fmt: skip
 
     def run(t: int) -> None:
         call(t, t + count, end if t else start, *others)
@@ -352,6 +320,14 @@ def forward_steps(
             arrays.write(end, last)
 
     return run
+
+
+def _factors(decays: Decays, state: State) -> tuple[Any, Any]:
+    """beta, and alpha or None, as `lif_cpu.py` takes them."""
+    assert state.u is not None
+    if state.i is None:
+        return *arrays.factors(decays[:1], state.u), None
+    return arrays.factors(decays[:2], state.u)
 
 
 def backward(
@@ -397,18 +373,32 @@ def backward_steps(
     shape[: len(m.shape)] = m.shape
     wanted = [d for d in grad_decays if isinstance(d, Tensor)]
     learned = torch.zeros((3, n), dtype=u.dtype) if wanted else None
-    carried, given = arrays.rows(grad_state, u), arrays.rows(grad_last, u)
+    (start, present), carried, given = (arrays.rows(v, u) for v in (state, grad_state, grad_last))
+    plain = state.r is None
     # a segment's states, between the calls: what `_backward` calls `past`
-    fields = 1 if m.detach_reset and state.r is None and state.i is None else 5
-    memory = u.new_empty((min(every, steps) + 1) * fields * n if count < steps else 0)
-    over = grad_spikes is not None and grad_spikes.data_ptr() == grad_x.data_ptr() and grad_x.dtype == u.dtype
-    call = _share(_backward, _backward_parallel, count, n)
-    others = (
-        *arrays.sequence(x, u), *arrays.rows(state, u), *arrays.factors(decays, u), *arrays.numbers(m, u),
-        m.detach_reset, passes.SURROGATES.index(m.surrogate), shape, arrays.blocks(checkpoints, u), every,
-        arrays.array(memory, u), *arrays.sequence(grad_spikes, x), *arrays.sequence(grad_potentials, u),
-        arrays.array(grad_x, u), over, *carried, arrays.matrix(learned, u), steps,
-    )  # fmt: skip
+    fields = len(present) if plain else 5
+    memory = arrays.array(u.new_empty((min(every, steps) + 1) * fields * n if count < steps else 0), u)
+    before, kept = arrays.sequence(x, u), (arrays.blocks(checkpoints, u), every, memory)
+    code = passes.SURROGATES.index(m.surrogate)
+    errors = arrays.sequence(
+        u.new_zeros((1, n), dtype=x.dtype).expand(x.shape) if grad_spikes is None else grad_spikes, x
+    )
+    end = (*carried, arrays.matrix(learned, u), steps)
+    others: tuple[Any, ...]
+    if plain:
+        call = _share(lif_cpu.backward, _lif_backward_parallel, count, n, lif_cpu.LANES)
+        potentials = (None, 0) if grad_potentials is None else arrays.sequence(grad_potentials, u)
+        others = (
+            *before, start, *_factors(decays, state), *arrays.reset(m, u),
+            not m.detach_reset and m.reset != "none", code, shape, *kept, *errors, *potentials,
+            *arrays.sequence(grad_x, x), len(grad_x), len(grad_x) < steps and count == steps, *end,
+        )  # fmt: skip
+    else:
+        call = _share(_backward, _backward_parallel, count, n)
+        others = (
+            *before, start, present, *arrays.factors(decays, u), *arrays.numbers(m, u), m.detach_reset, code, shape,
+            *kept, *errors, *arrays.sequence(grad_potentials, u), arrays.array(grad_x, u), *end,
+        )  # fmt: skip
 
     def run(t: int) -> None:
         call(t, t + count, *(given if t + count == steps else carried), *others)
@@ -423,7 +413,7 @@ def backward_steps(
 
 
 def leaky_forward(x: Tensor, u: Tensor, beta: Tensor | float, potentials: Tensor) -> None:
-    beta_ = arrays.factors(Decays(beta), u)[0]
+    (beta_,) = arrays.factors((beta,), u)
     _run(
         _integrate, _integrate_parallel, *potentials.shape,
         *arrays.sequence(x, u), arrays.array(u, u), beta_, arrays.array(potentials, u),
@@ -443,6 +433,6 @@ def leaky_backward(
         grad_beta.zero_()
     _run(
         _integrate_back, _integrate_back_parallel, *grad.shape,
-        *arrays.sequence(grad, u), grad.shape[0], arrays.array(u, u), arrays.factors(Decays(beta), u)[0],
+        *arrays.sequence(grad, u), grad.shape[0], arrays.array(u, u), *arrays.factors((beta,), u),
         arrays.matrix(potentials, u), arrays.array(grad_x, u), arrays.array(grad_u, u), arrays.array(grad_beta, u),
     )  # fmt: skip

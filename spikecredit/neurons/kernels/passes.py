@@ -15,6 +15,12 @@ from numba import njit
 from numba.extending import overload
 
 COMPILE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True}
+WIDTH = 4096
+"""Neurons a block: long enough rows for the prefetcher, and (SEGMENT + 1) rows in the second-level cache."""
+
+U, I, A, R, WAIT = 0, 1, 2, 3, 4  # noqa: E741
+"""Rows of a block's state. A state in memory has the rows that `present` lists, in this order."""
+
 SURROGATES = ("fast_sigmoid", "arctan", "triangle", "gaussian", "sigmoid", "straight_through", "multi_gaussian")
 """The codes of the surrogates, by position."""
 
@@ -112,50 +118,27 @@ def _part(factor, start, stop):
 
 
 @njit(**COMPILE)
+def load(memory, present, begin, rows, n):
+    for f in range(len(present)):
+        copy(memory[f, begin : begin + n], rows[present[f], :n])
+
+
+@njit(**COMPILE)
+def store(rows, present, memory, begin, n):
+    for f in range(len(present)):
+        copy(rows[present[f], :n], memory[f, begin : begin + n])
+
+
+@njit(**COMPILE)
+def copy(source, destination):
+    for j in range(len(source)):
+        destination[j] = source[j]
+
+
+@njit(**COMPILE)
 def leak(u, x, factor):
     for j in range(len(u)):
         u[j] = u[j] * at(factor, j) + x[j]
-
-
-@njit(**COMPILE)
-def step(before, x, beta, theta, zero, subtract, u):
-    """A plain LIF, whose pending reset is H(before - theta); u may be `before` itself, at the price of vectors."""
-    one, nil = u.dtype.type(1), u.dtype.type(0)
-    if zero:
-        for j in range(len(u)):
-            r = one if before[j] > theta else nil
-            u[j] = (one - r) * before[j] * at(beta, j) + x[j]
-    elif subtract:
-        for j in range(len(u)):
-            r = one if before[j] > theta else nil
-            u[j] = before[j] * at(beta, j) + x[j] - r * theta
-    else:
-        for j in range(len(u)):
-            u[j] = before[j] * at(beta, j) + x[j]
-
-
-@njit(**COMPILE)
-def step_and_fire(before, x, beta, theta, zero, subtract, u, spikes, spike):
-    """`step` and `fire` in one loop: they are read and written once. u is another row than `before`; spike: the
-    number of a spike, in their type."""
-    one, nil, silent = u.dtype.type(1), u.dtype.type(0), type(spike)(0)
-    if zero:
-        for j in range(len(u)):
-            r = one if before[j] > theta else nil
-            v = (one - r) * before[j] * at(beta, j) + x[j]
-            u[j] = v
-            spikes[j] = spike if v > theta else silent
-    elif subtract:
-        for j in range(len(u)):
-            r = one if before[j] > theta else nil
-            v = before[j] * at(beta, j) + x[j] - r * theta
-            u[j] = v
-            spikes[j] = spike if v > theta else silent
-    else:
-        for j in range(len(u)):
-            v = before[j] * at(beta, j) + x[j]
-            u[j] = v
-            spikes[j] = spike if v > theta else silent
 
 
 @njit(**COMPILE)
@@ -198,12 +181,6 @@ def after_spike(s, r, wait, hold):
     for j in range(len(s)):
         left = wait[j] - one if wait[j] > nil else nil
         wait[j] = hold if s[j] > nil else left
-
-
-@njit(**COMPILE)
-def copy(source, destination):
-    for j in range(len(source)):
-        destination[j] = source[j]
 
 
 @njit(**COMPILE)
@@ -318,35 +295,6 @@ def surrogate(kind, p, u, theta, work, extra, out):
         add_normal(u, theta, nil, sigma, gamma * (one + h), work, extra, out)
         add_normal(u, theta, sigma, wide, -gamma * h, work, extra, out)
         add_normal(u, theta, -sigma, wide, -gamma * h, work, extra, out)
-
-
-@njit(**COMPILE)
-def adjoint(kind, p, u, theta, c, g, beta, work, extra, psi):
-    """A plain LIF with detached reset: g = c + psi(u - theta) g, then c = g beta.
-
-    In one loop for the two cheapest surrogates (a fifth less time), else by way of `surrogate`.
-    """
-    one, two = c.dtype.type(1), c.dtype.type(2)
-    if kind == 0:
-        slope = p[0]
-        for j in range(len(c)):
-            d = abs(u[j] - theta) * slope + one
-            live = c[j] + one / (d * d) * g[j]
-            g[j] = live
-            c[j] = live * at(beta, j)
-    elif kind == 1:
-        scale, height = c.dtype.type(math.pi / 2) * p[0], p[0] / two
-        for j in range(len(c)):
-            d = (u[j] - theta) * scale
-            live = c[j] + height / (d * d + one) * g[j]
-            g[j] = live
-            c[j] = live * at(beta, j)
-    else:
-        surrogate(kind, p, u, theta, work, extra, psi)
-        for j in range(len(c)):
-            live = c[j] + psi[j] * g[j]
-            g[j] = live
-            c[j] = live * at(beta, j)
 
 
 @njit(**COMPILE)
