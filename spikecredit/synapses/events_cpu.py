@@ -4,8 +4,8 @@ import numpy as np
 from numba import njit, prange
 from torch import Tensor
 
-from spikecredit.neurons.kernels import passes
-from spikecredit.neurons.kernels.cpu import PARALLEL, _run
+from spikecredit.neurons.kernels import passes, threads
+from spikecredit.neurons.kernels.threads import PARALLEL
 
 BLOCK = 1024
 """Outputs at a time: 4 KiB of sums in the first-level cache, and rows long enough for the prefetcher."""
@@ -77,4 +77,4 @@ def census(x: Tensor) -> tuple[int, int]:
 
 def gather(x: Tensor, w: Tensor, y: Tensor) -> None:
     """y += x w; x (n, m) with few entries that are not zero, w (m, k) and y (n, k), all contiguous."""
-    _run(_gather, _gather_parallel, w.shape[1], len(x), x.numpy(), w.numpy(), y.numpy())
+    threads.run(_gather, _gather_parallel, w.shape[1], len(x), x.numpy(), w.numpy(), y.numpy())

@@ -13,8 +13,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from spikecredit.neurons.kernels import passes
-from spikecredit.neurons.kernels.cpu import PARALLEL, _run
+from spikecredit.neurons.kernels import passes, threads
+from spikecredit.neurons.kernels.threads import PARALLEL
 from spikecredit.synapses.tables_cpu import at_address
 
 LANES = 16
@@ -101,7 +101,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     total = x.new_zeros(len(x), LANES)
     if bias is not None:
         total[:, : len(weight)] = bias.detach()
-    _run(
+    threads.run(
         _multiply, _multiply_parallel, weight.numel(), len(x),
         x.data_ptr(), 4 * x.shape[1], 4, _rows(weight.t()).numpy(), total.numpy(), x.shape[1],
     )  # fmt: skip
@@ -111,7 +111,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """grad^T x of grad (n, out) and x (n, in), float32 and x contiguous, out at most LANES: (out, in)."""
     total = x.new_zeros(x.shape[1], LANES)
-    _run(
+    threads.run(
         _multiply, _multiply_parallel, grad.numel(), x.shape[1],
         x.data_ptr(), 4, 4 * x.shape[1], _rows(grad).numpy(), total.numpy(), BLOCK,
     )  # fmt: skip

@@ -19,8 +19,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from spikecredit.neurons.kernels import passes
-from spikecredit.neurons.kernels.cpu import PARALLEL, _run
+from spikecredit.neurons.kernels import passes, threads
+from spikecredit.neurons.kernels.threads import PARALLEL
 from spikecredit.synapses.conv_events import Geometry, Pair
 from spikecredit.synapses.tables_cpu import at_address, copy_bytes
 
@@ -233,7 +233,7 @@ def gradients(
     shape = (outputs, kernel, pieces, run // pieces) if wanted[1] else (0, 0, 0, 0)
     g_rows = x.new_zeros(parts, *shape)
     error = np.empty((0, 0, 0, 0), np.float32) if g_x is None else g_x.permute(0, 2, 3, 1).numpy()
-    _run(
+    threads.run(
         _backward, _backward_parallel, len(x) * rows.numel(), parts,
         _innermost(x), _innermost(grad), _innermost(at), rows.numpy(), patches,
         np.array([padding, (depth, dilation[0])]), error, g_rows.numpy(), line=1,

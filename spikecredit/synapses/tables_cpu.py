@@ -16,8 +16,8 @@ from numba.extending import intrinsic
 from torch import Tensor
 from torch.nn import functional as F
 
-from spikecredit.neurons.kernels import passes
-from spikecredit.neurons.kernels.cpu import PARALLEL, _run
+from spikecredit.neurons.kernels import passes, threads
+from spikecredit.neurons.kernels.threads import PARALLEL
 
 Pair = tuple[int, int]
 
@@ -279,7 +279,7 @@ def code_rows(x: Tensor, width: int | None = None) -> Any:
     there are; None if some entry is neither 0 nor 1. Without a width, what `product` takes."""
     fours = -(-x.shape[1] // 4)
     codes, graded = np.zeros((len(x), width or padded(fours)), np.uint8), np.empty(len(x), np.bool_)
-    _run(_code_rows, _code_rows_parallel, x.shape[1], len(x), x.numpy(), codes, graded)
+    threads.run(_code_rows, _code_rows_parallel, x.shape[1], len(x), x.numpy(), codes, graded)
     return None if graded.any() else codes
 
 
@@ -293,7 +293,7 @@ def code_patches(x: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation:
         return None
     codes = np.zeros((len(x) * plane[0] * plane[1], padded(kernel[0] * kernel[1] * fours)), np.uint8)
     work = plane[1] * codes.shape[1]
-    _run(
+    threads.run(
         _patches, _patches_parallel, work, len(x) * plane[0],
         pixels.reshape(*x.shape[:3], fours), np.array([kernel, stride, padding, dilation, plane]), codes,
     )  # fmt: skip
@@ -305,7 +305,7 @@ def transposed(codes: Any) -> Any:
     k-th entry of the i-th four."""
     fours = -(-len(codes) // 4)
     columns = np.zeros((padded(fours), 4, codes.shape[1] // 8), np.uint64)
-    _run(_transpose, _transpose_parallel, codes.shape[1], fours, codes.view(np.uint64), columns)
+    threads.run(_transpose, _transpose_parallel, codes.shape[1], fours, codes.view(np.uint64), columns)
     return columns.view(np.uint8).reshape(len(columns), -1).T
 
 
@@ -313,7 +313,7 @@ def weight_rows(weight: Tensor) -> Tensor:
     """W (out, in, taps) as rows for `product`: (taps and fours of inputs, out), zeros after the last input."""
     outputs, inputs, taps = weight.shape
     rows = weight.new_zeros(taps, -(-inputs // 4) * 4, outputs)
-    _run(_to_rows, _to_rows_parallel, inputs * taps, outputs, weight.detach().numpy(), rows.numpy())
+    threads.run(_to_rows, _to_rows_parallel, inputs * taps, outputs, weight.detach().numpy(), rows.numpy())
     return rows.flatten(0, 1)
 
 
@@ -321,7 +321,9 @@ def weight_from_rows(total: Tensor, inputs: int, taps: int) -> Tensor:
     """What `product` made of transposed codes, (4 c, out), as (out, taps, inputs)."""
     outputs = total.shape[1]
     weight = total.new_empty(outputs, taps, inputs)
-    _run(_from_rows, _from_rows_parallel, inputs * taps, outputs, total.unflatten(0, (4, -1)).numpy(), weight.numpy())
+    threads.run(
+        _from_rows, _from_rows_parallel, inputs * taps, outputs, total.unflatten(0, (4, -1)).numpy(), weight.numpy()
+    )
     return weight
 
 
@@ -342,7 +344,7 @@ def product(codes: Any, w: Tensor, bias: Tensor | None = None) -> Tensor:
     if outputs < SMALL:
         w, bias = (F.pad(v.detach(), (0, SMALL - outputs)) for v in (w, bias))
     y = w.new_empty(rows, w.shape[1])
-    _run(_tables, _tables_parallel, inputs, rows, codes, w.detach().numpy(), bias.numpy(), y.numpy())
+    threads.run(_tables, _tables_parallel, inputs, rows, codes, w.detach().numpy(), bias.numpy(), y.numpy())
     return y[:, :outputs].contiguous()
 
 

@@ -214,7 +214,7 @@ LIF_MUTANTS = {
         "passes.add_product(learned[0, begin:end], q, now[U, :n])",
         ("zero", True, 2)),
     "checkpoints are one step late": (
-        "checkpoints[segment - 1, f", "checkpoints[max(segment - 2, 0), f", ("zero", True, 0)),
+        "place = ((segment - 1) * fields", "place = (max(segment - 2, 0) * fields", ("zero", True, 0)),
     "refractory: checkpoints are one step late": (
         "checkpoints[segment - 1], present", "checkpoints[max(segment - 2, 0)], present", ("zero", True, 2)),
 }  # fmt: skip

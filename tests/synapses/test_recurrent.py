@@ -172,14 +172,16 @@ def test_the_triton_backend_does_too(name, short, monkeypatch):
     from test_triton import DEVICE, backend
 
     monkeypatch.setattr(backends, "module", lambda name: backend)
+    monkeypatch.setattr(backends, "_FOR", {"cpu": "triton", "cuda": "triton"})
+    monkeypatch.setattr(backends, "_chosen", {})
     with np.errstate(all="ignore"):
         compare(name, learn=name != "lif", device=DEVICE)
 
 
 MUTANTS = {
-    "every step begins at the first state": ("end if t else start", "start"),
+    "every step begins at the first state": ("*(after if t else before)", "*before"),
     "the error ends after a step": ("given if t + count == steps else carried", "given"),
-    "checkpoints are one step late": ("checkpoints[segment - 1, f", "checkpoints[max(segment - 2, 0), f"),
+    "checkpoints are one step late": ("place = ((segment - 1) * fields", "place = (max(segment - 2, 0) * fields"),
     "a segment's states are those of the one after": ("if until >= t1:", "if until == steps:"),
 }
 
@@ -197,7 +199,7 @@ def test_a_wrong_step_is_noticed(name, short, monkeypatch):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ["lif", "alif, attached"])
 def test_blocks_and_threads_do_not_mix(name, threads, short, monkeypatch):
-    monkeypatch.setattr(cpu, "GRAIN", 100)
+    monkeypatch.setattr("spikecredit.neurons.kernels.threads.GRAIN", 100)
     fused, plain = both(name)
     x = 2 * torch.rand(9, cpu.WIDTH // 9, 6, dtype=torch.float64)
     torch.set_num_threads(threads)

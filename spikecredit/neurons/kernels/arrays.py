@@ -44,12 +44,18 @@ def number_type(dtype: torch.dtype) -> Any:
     return {torch.float64: np.float64, torch.bfloat16: np.uint16, torch.int32: np.int32}.get(dtype, np.float32)
 
 
-def factors(decays: Sequence[Tensor | float | None], state: Tensor) -> tuple[Any, ...]:
+def factors(values: Sequence[Tensor | float | None], state: Tensor) -> tuple[Any, ...]:
+    """As `decays`, in the state's type."""
+    number = number_type(state.dtype)
+    return tuple(v if isinstance(v, np.ndarray) else number(v) for v in decays(values, state))
+
+
+def decays(values: Sequence[Tensor | float | None], state: Tensor) -> tuple[Any, ...]:
     """All decays as numbers, or all as arrays, so that few signatures are compiled."""
     number = number_type(state.dtype)
-    values = [0.0 if d is None else d.item() if isinstance(d, Tensor) and d.ndim == 0 else d for d in decays]
+    values = [d if isinstance(d, Tensor) and d.ndim else 0.0 if d is None else float(d) for d in values]
     if not any(isinstance(d, Tensor) for d in values):
-        return tuple(number(d) for d in values)
+        return tuple(values)
     return tuple(
         d.detach().to(state.dtype).numpy() if isinstance(d, Tensor) else np.full(state.shape, d, number) for d in values
     )
@@ -85,11 +91,9 @@ def numbers(m: Membrane, u: Tensor) -> tuple[Any, ...]:
     return number(m.threshold), number(m.adaptation), m.reset == "zero", m.reset == "subtract", hold
 
 
-def reset(m: Membrane, u: Tensor) -> tuple[Any, ...]:
-    """theta, zero, subtract."""
-    return number_type(u.dtype)(m.threshold), m.reset == "zero", m.reset == "subtract"
+_ONE = {torch.bfloat16: np.uint16(0x3F80), torch.float32: np.float32(1), torch.float64: np.float64(1)}
 
 
 def one(x: Tensor) -> Any:
     """A spike, in x's dtype."""
-    return np.uint16(0x3F80) if x.dtype == torch.bfloat16 else number_type(x.dtype)(1)
+    return _ONE[x.dtype]

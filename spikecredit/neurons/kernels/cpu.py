@@ -4,24 +4,17 @@
 (adaptation, refractory period), by the loops over one block that `passes.py` has; `lif_cpu.py` has the others.
 """
 
-import os
-import threading
 from collections.abc import Callable
-from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba import njit, prange
 from torch import Tensor
 
-from spikecredit.neurons.kernels import arrays, lif_cpu, passes
+from spikecredit.neurons.kernels import arrays, lif_cpu, passes, threads
 from spikecredit.neurons.kernels.flat import SEGMENT, Decays, Membrane, State
 from spikecredit.neurons.kernels.passes import WAIT, WIDTH, A, I, R, U
-
-GRAIN = 1 << 14
-"""Neuron-steps a thread must have to be worth waking (5 to 10 us of work)."""
-
+from spikecredit.neurons.kernels.threads import PARALLEL
 
 # ---- the steps from `since` to `until` for the neurons from start to stop
 
@@ -193,10 +186,7 @@ def _integrate_back(start, stop, grad, stride, steps, u0, beta_, potentials, gx,
         passes.copy(c, gu0[begin:end])
 
 
-# ---- threads
-
-
-PARALLEL = {**passes.COMPILE, "parallel": True}
+# ---- ... and for all of them
 
 
 @njit(**PARALLEL)
@@ -212,18 +202,6 @@ def _backward_parallel(parts, chunk, n, *arguments):
 
 
 @njit(**PARALLEL)
-def _lif_forward_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        lif_cpu.forward(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
-@njit(**PARALLEL)
-def _lif_backward_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        lif_cpu.backward(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
-@njit(**PARALLEL)
 def _integrate_parallel(parts, chunk, n, *arguments):
     for p in prange(parts):
         _integrate(p * chunk, min((p + 1) * chunk, n), *arguments)
@@ -233,38 +211,6 @@ def _integrate_parallel(parts, chunk, n, *arguments):
 def _integrate_back_parallel(parts, chunk, n, *arguments):
     for p in prange(parts):
         _integrate_back(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
-_LOCK = threading.Lock()  # one parallel region at a time: not every threading layer of numba allows two
-_first_process = os.getpid()
-
-
-def _run(serial: Any, parallel: Any, steps: int, n: int, *arguments: Any, line: int = 16) -> None:
-    """Share the neurons among as many threads as torch uses, and leave torch's setting as it was."""
-    _share(serial, parallel, steps, n, line)(*arguments)
-
-
-def _share(serial: Any, parallel: Any, steps: int, n: int, line: int = 16) -> Callable[..., None]:
-    """The same as a function of the arguments, for many calls of `steps` steps each. A thread has whole cache lines of
-    neurons, or whatever `line` says."""
-    threads = torch.get_num_threads()
-    # A forked child of a process that used OpenMP may not use it again. Otherwise small work takes the parallel code
-    # too, on one thread: the compiler's time is spent once.
-    if threads == 1 or os.getpid() != _first_process:
-        return lambda *arguments: serial(0, n, *arguments)
-    team = min(threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    chunk = (-(-n // max(1, min(team, steps * n // GRAIN))) + line - 1) // line * line
-    parts = -(-n // chunk)
-
-    def run(*arguments: Any) -> None:
-        with _LOCK:
-            # the same team always, if only one of it has work: OpenMP would end and start threads when its size changes
-            numba.set_num_threads(team)
-            parallel(parts, chunk, n, *arguments)
-        if torch.get_num_threads() != threads:  # numba's first parallel call sets OpenMP's number, which is torch's
-            torch.set_num_threads(threads)
-
-    return run
 
 
 # ---- the functions of a backend
@@ -297,22 +243,15 @@ def forward_steps(
 ) -> Callable[[int], None]:
     """... in calls of `count` steps. All is converted here, once: that can take longer than a step."""
     assert state.u is not None
+    if state.r is None:
+        return lif_cpu.forward_steps(x, state, decays, m, spikes, checkpoints, every, last, potentials, count)
     u, (steps, n) = state.u, spikes.shape
     (start, present), (end, _) = arrays.rows(state, u), arrays.rows(last, u)
-    kept = arrays.blocks(checkpoints, u), every, end
-    others: tuple[Any, ...]
-    if state.r is None:
-        call = _share(lif_cpu.forward, _lif_forward_parallel, count, n, lif_cpu.LANES)
-        others = (
-            *arrays.sequence(x, u), *_factors(decays, state), *arrays.reset(m, u), *arrays.sequence(spikes, x),
-            *arrays.sequence(potentials, u), *kept,
-        )  # fmt: skip
-    else:
-        call = _share(_forward, _forward_parallel, count, n)
-        others = (
-            *arrays.sequence(x, u), present, *arrays.factors(decays, u), *arrays.numbers(m, u), arrays.array(spikes, u),
-            arrays.one(x), arrays.matrix(potentials, u), *kept,
-        )  # fmt: skip
+    call = threads.share(_forward, _forward_parallel, count, n)
+    others = (
+        *arrays.sequence(x, u), present, *arrays.factors(decays, u), *arrays.numbers(m, u), arrays.array(spikes, u),
+        arrays.one(x), arrays.matrix(potentials, u), arrays.blocks(checkpoints, u), every, end,
+    )  # fmt: skip
 
     def run(t: int) -> None:
         call(t, t + count, end if t else start, *others)
@@ -320,14 +259,6 @@ def forward_steps(
             arrays.write(end, last)
 
     return run
-
-
-def _factors(decays: Decays, state: State) -> tuple[Any, Any]:
-    """beta, and alpha or None, as `lif_cpu.py` takes them."""
-    assert state.u is not None
-    if state.i is None:
-        return *arrays.factors(decays[:1], state.u), None
-    return arrays.factors(decays[:2], state.u)
 
 
 def backward(
@@ -368,37 +299,27 @@ def backward_steps(
 ) -> Callable[[int], None]:
     """... in calls of `count` steps, from the last one back."""
     assert state.u is not None
+    if state.r is None:
+        return lif_cpu.backward_steps(
+            x, state, decays, m, checkpoints, every, grad_spikes, grad_last, grad_x, grad_state, grad_decays,
+            grad_potentials, count,
+        )  # fmt: skip
     u, (steps, n) = state.u, x.shape
     shape = np.zeros(4, arrays.number_type(u.dtype))
     shape[: len(m.shape)] = m.shape
     wanted = [d for d in grad_decays if isinstance(d, Tensor)]
     learned = torch.zeros((3, n), dtype=u.dtype) if wanted else None
     (start, present), carried, given = (arrays.rows(v, u) for v in (state, grad_state, grad_last))
-    plain = state.r is None
     # a segment's states, between the calls: what `_backward` calls `past`
-    fields = len(present) if plain else 5
-    memory = arrays.array(u.new_empty((min(every, steps) + 1) * fields * n if count < steps else 0), u)
-    before, kept = arrays.sequence(x, u), (arrays.blocks(checkpoints, u), every, memory)
-    code = passes.SURROGATES.index(m.surrogate)
-    errors = arrays.sequence(
-        u.new_zeros((1, n), dtype=x.dtype).expand(x.shape) if grad_spikes is None else grad_spikes, x
-    )
-    end = (*carried, arrays.matrix(learned, u), steps)
-    others: tuple[Any, ...]
-    if plain:
-        call = _share(lif_cpu.backward, _lif_backward_parallel, count, n, lif_cpu.LANES)
-        potentials = (None, 0) if grad_potentials is None else arrays.sequence(grad_potentials, u)
-        others = (
-            *before, start, *_factors(decays, state), *arrays.reset(m, u),
-            not m.detach_reset and m.reset != "none", code, shape, *kept, *errors, *potentials,
-            *arrays.sequence(grad_x, x), len(grad_x), len(grad_x) < steps and count == steps, *end,
-        )  # fmt: skip
-    else:
-        call = _share(_backward, _backward_parallel, count, n)
-        others = (
-            *before, start, present, *arrays.factors(decays, u), *arrays.numbers(m, u), m.detach_reset, code, shape,
-            *kept, *errors, *arrays.sequence(grad_potentials, u), arrays.array(grad_x, u), *end,
-        )  # fmt: skip
+    memory = u.new_empty((min(every, steps) + 1) * 5 * n if count < steps else 0)
+    errors = x.new_zeros((1, n)).expand(x.shape) if grad_spikes is None else grad_spikes
+    call = threads.share(_backward, _backward_parallel, count, n)
+    others = (
+        *arrays.sequence(x, u), start, present, *arrays.factors(decays, u), *arrays.numbers(m, u), m.detach_reset,
+        passes.SURROGATES.index(m.surrogate), shape, arrays.blocks(checkpoints, u), every, arrays.array(memory, u),
+        *arrays.sequence(errors, x), *arrays.sequence(grad_potentials, u), arrays.array(grad_x, u), *carried,
+        arrays.matrix(learned, u), steps,
+    )  # fmt: skip
 
     def run(t: int) -> None:
         call(t, t + count, *(given if t + count == steps else carried), *others)
@@ -414,7 +335,7 @@ def backward_steps(
 
 def leaky_forward(x: Tensor, u: Tensor, beta: Tensor | float, potentials: Tensor) -> None:
     (beta_,) = arrays.factors((beta,), u)
-    _run(
+    threads.run(
         _integrate, _integrate_parallel, *potentials.shape,
         *arrays.sequence(x, u), arrays.array(u, u), beta_, arrays.array(potentials, u),
     )  # fmt: skip
@@ -431,7 +352,7 @@ def leaky_backward(
 ) -> None:
     if grad_beta is not None:
         grad_beta.zero_()
-    _run(
+    threads.run(
         _integrate_back, _integrate_back_parallel, *grad.shape,
         *arrays.sequence(grad, u), grad.shape[0], arrays.array(u, u), *arrays.factors((beta,), u),
         arrays.matrix(potentials, u), arrays.array(grad_x, u), arrays.array(grad_u, u), arrays.array(grad_beta, u),

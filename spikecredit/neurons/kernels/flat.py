@@ -51,7 +51,8 @@ class Membrane:
 
 
 class State(NamedTuple):
-    """A state, or the gradient of one; each (N,), in the state's dtype (float32 or float64), wait int32.
+    """A state, or the gradient of one; each (N,) contiguous, in the state's dtype (float32 or float64), wait int32. On
+    the CPU u and i of a state without a, r and wait may also be one number, of stride 0.
 
     u: potential. i: synaptic current; None: no synapse. a: adaptation; None: none.
     r: pending reset; None: that of a plain LIF, r = H(u - theta), which the kernel derives from u.
@@ -208,6 +209,8 @@ def slice_strides(x: Tensor) -> tuple[int, ...]:
     """Strides of one time step of x (T, B, *N): x's own if they fill memory without gaps or overlaps, in any order of
     dimensions (channels last, for one); those of a contiguous tensor otherwise."""
     shape, strides = x.shape[1:], x.stride()[1:]
+    if x.is_contiguous():
+        return strides
     expected = 1
     for stride, size in sorted((st, size) for st, size in zip(strides, shape, strict=True) if size != 1):
         if stride != expected:
@@ -226,7 +229,7 @@ def contiguous_strides(shape: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
 
 def flat(v: Tensor, strides: tuple[int, ...]) -> Tensor:
     """One time step v (B, *N) as (N,) in the order of `strides`; a copy only if v lies otherwise."""
-    if not _lies(v.shape, v.stride(), strides):
+    if v.stride() != strides and not _lies(v.shape, v.stride(), strides):
         v = torch.empty_strided(v.shape, strides, dtype=v.dtype, device=v.device).copy_(v)
     return v.as_strided((v.numel(),), (1,))
 
@@ -237,7 +240,7 @@ def flat_sequence(v: Tensor, strides: tuple[int, ...], steps: int) -> Tensor:
     constant = v.shape[0] < steps or (steps > 1 and v.stride(0) == 0)
     if constant:
         v = v[:1]
-    if not _lies(v.shape[1:], v.stride()[1:], strides):
+    if v.stride()[1:] != strides and not _lies(v.shape[1:], v.stride()[1:], strides):
         v = torch.empty_strided(v.shape, (n, *strides), dtype=v.dtype, device=v.device).copy_(v)
     return v.as_strided((steps, n), (0 if constant else v.stride(0), 1))
 

@@ -6,11 +6,17 @@ That is written as LLVM's vectors in `lanes.py`, for the compiler makes none of 
 do not overlap. Other neurons' loops are in `cpu.py`; `Backend` in `flat.py` states the equations of both.
 """
 
-import numpy as np
-from numba import njit
+from collections.abc import Callable
+from typing import Any
 
-from spikecredit.neurons.kernels import lanes, passes
-from spikecredit.neurons.kernels.passes import WIDTH
+import numpy as np
+from numba import njit, prange
+from torch import Tensor
+
+from spikecredit.neurons.kernels import arrays, lanes, passes, threads
+from spikecredit.neurons.kernels.flat import Decays, Membrane, State
+from spikecredit.neurons.kernels.passes import WIDTH, I, R, U
+from spikecredit.neurons.kernels.threads import PARALLEL
 
 LANES = 32
 """Neurons at a time: four registers of AVX2, two of AVX-512."""
@@ -24,8 +30,8 @@ STEPS = 4
 
 @njit(**passes.COMPILE)
 def _room(size, number):
-    """Memory whose vectors lie within cache lines."""
-    room = np.empty(size + 64, number.dtype)
+    """Memory for such numbers, whose vectors lie within cache lines."""
+    room = np.empty(size + 64, type(number))
     return room[(-room.ctypes.data % 64) // room.itemsize :][:size]
 
 
@@ -100,97 +106,242 @@ def _behind(full, kind, *arguments):
         _back_arctan(*arguments)
 
 
+# In what follows tensors are addresses, 0 for none: `one`, a spike in the type of x, says what lies there.
+
+
 @njit(**passes.COMPILE)
-def forward(
-    start, stop, since, until, state, x, stride, beta_, alpha_, theta, zero, subtract, spikes, s_stride, potentials,
-    p_stride, checkpoints, every, last,
+def _read(address, stride, begin, row):
+    """A block of a state, of stride 1, or 0 for one number."""
+    if stride:
+        passes.copy(passes.memory(address, begin + len(row), row[0])[begin:], row)
+    else:
+        row[:] = passes.memory(address, 1, row[0])[0]
+
+
+@njit(**passes.COMPILE)
+def _forward(
+    start, stop, since, until, u, u_stride, i, i_stride, size, steps, one, x, stride, beta, alpha, theta, zero,
+    subtract, spikes, potentials, checkpoints, every, last_u, last_i,
 ):  # fmt: skip
-    width, fields = min(WIDTH, stop - start), len(state)
-    rows, less = _room(fields * width, state).reshape((fields, width)), theta if subtract else state.dtype.type(0)
-    kept = rows.reshape(-1), 0, (fields - 1) * width  # where u is, and i, if there is one
+    nil, theta, beta, alpha = (
+        passes.in_state(0.0, one), passes.in_state(theta, one), passes.in_state(beta, one), passes.in_state(alpha, one)
+    )  # fmt: skip
+    less, fields, width = theta if subtract else nil, 1 if alpha is None else 2, min(WIDTH, stop - start)
+    inputs, fired = passes.memory(x, (steps - 1) * stride + size, one), passes.memory(spikes, steps * size, one)
+    seen = passes.memory(potentials, steps * size if potentials else 0, nil)
+    saved = passes.memory(checkpoints, (steps - 1) // every * fields * size if checkpoints else 0, nil)
+    rows = _room(fields * width, nil)
     for begin in range(start, stop, width):
         n = min(begin + width, stop) - begin
-        beta, alpha = passes.part(beta_, begin, begin + n), passes.part(alpha_, begin, begin + n)
-        for f in range(fields):
-            passes.copy(state[f, begin : begin + n], rows[f, :n])
+        betas, alphas = passes.part(beta, begin, begin + n), passes.part(alpha, begin, begin + n)
+        _read(u, u_stride, begin, rows[:n])
+        if fields > 1:
+            _read(i, i_stride, begin, rows[width:][:n])
         t = since
         while t < until:
-            if t and t % every == 0 and checkpoints.shape[0]:
+            if t and t % every == 0 and checkpoints:
                 for f in range(fields):
-                    passes.copy(rows[f, :n], checkpoints[t // every - 1, f, begin : begin + n])
-            count = min(STEPS, until - t, every - t % every)
-            current, fired = (x, t * stride + begin, stride), (spikes, t * s_stride + begin, s_stride)
-            if len(potentials):
-                seen = potentials, t * p_stride + begin, p_stride
-                _ahead(zero, n, count, current, kept, beta, alpha, theta, less, fired, seen)
+                    place = ((t // every - 1) * fields + f) * size + begin
+                    passes.copy(rows[f * width :][:n], saved[place : place + n])
+            count, at = min(STEPS, until - t, every - t % every), t * size + begin
+            current, state = (inputs, t * stride + begin, stride), (rows, 0, (fields - 1) * width)
+            if potentials:
+                _ahead(
+                    zero, n, count, current, state, betas, alphas, theta, less, (fired, at, size), (seen, at, size)
+                )  # fmt: skip
             else:
-                _ahead(zero, n, count, current, kept, beta, alpha, theta, less, fired, (None, 0, 0))
+                _ahead(
+                    zero, n, count, current, state, betas, alphas, theta, less, (fired, at, size), (None, 0, 0)
+                )  # fmt: skip
             t += count
         for f in range(fields):
-            passes.copy(rows[f, :n], last[f, begin : begin + n])
+            passes.copy(rows[f * width :][:n], passes.memory(last_i if f else last_u, size, nil)[begin : begin + n])
 
 
 @njit(**passes.COMPILE)
-def backward(
-    start, stop, since, until, last, last_present, x, stride, state, beta_, alpha_, theta, zero, subtract, attached,
-    kind, shape, checkpoints, every, memory, gs, gs_stride, gu, gu_stride, gx, gx_stride, gx_rows, constant, first,
-    first_present, learned, steps,
+def _backward(
+    start, stop, since, until, last_u, last_i, last_r, u, u_stride, i, i_stride, size, steps, one, x, stride, beta,
+    alpha, theta, zero, subtract, attached, kind, p0, p1, p2, p3, checkpoints, every, memory, gs, gs_stride,
+    gu, gu_stride, gx, gx_rows, first_u, first_i, first_r, learned,
 ):  # fmt: skip
-    fields, width, most = len(state), min(WIDTH, stop - start), min(every, steps)
-    full = zero or attached or len(learned) > 0 or kind >= lanes.GIVEN
-    nil = state.dtype.type(0)
-    less = theta if subtract else nil
+    nil, theta, beta, alpha = (
+        passes.in_state(0.0, one), passes.in_state(theta, one), passes.in_state(beta, one), passes.in_state(alpha, one)
+    )  # fmt: skip
+    less, fields = theta if subtract else nil, 1 if alpha is None else 2
+    width, most = min(WIDTH, stop - start), min(every, steps)
+    full, constant = zero or attached or learned != 0 or kind >= lanes.GIVEN, gx_rows < steps and not memory
+    shape, zeros, silence = _room(4, nil), _room(width, nil), _room(width, one)
+    shape[0], shape[1], shape[2], shape[3], zeros[:], silence[:] = p0, p1, p2, p3, nil, 0
+    inputs, out = passes.memory(x, (steps - 1) * stride + size, one), passes.memory(gx, gx_rows * size, one)
+    saved = passes.memory(checkpoints, (steps - 1) // every * fields * size if checkpoints else 0, nil)
+    by_spikes = passes.memory(gs, (steps - 1) * gs_stride + size, one) if gs else silence
+    by_potentials = passes.memory(gu, (steps - 1) * gu_stride + size, nil) if gu else zeros
     # the states of a segment: here, or where the steps are called one by one in `memory`, each block in a part of it
-    called = len(memory) > 0
-    states = memory if called else _room((most + 1) * fields * width, state)
-    adjoint, sums = _room(4 * width, state).reshape((4, width)), _room(2 * width, state).reshape((2, width))
-    psi, line = np.empty((STEPS if full else 0, width), state.dtype), _room(3 * width, state).reshape((3, width))
-    every_adjoint, every_sum, every_psi = adjoint.reshape(-1), sums.reshape(-1), psi.reshape(-1)
+    part = (most + 1) * fields
+    states = passes.memory(memory, part * size, nil) if memory else _room(part * width, nil)
+    adjoint, sums, total = _room(4 * width, nil), _room(2 * width, nil), _room(width, nil)
+    psi, work, extra = _room(STEPS * width if full else 0, nil), _room(width, nil), _room(width, nil)
     for begin in range(start, stop, width):
         n = min(begin + width, stop) - begin
-        beta, alpha = passes.part(beta_, begin, begin + n), passes.part(alpha_, begin, begin + n)
-        adjoint[:], sums[:] = nil, nil
-        total, work, extra = line[0, :n], line[1, :n], line[2, :n]
-        total[:] = nil
-        passes.load(last, last_present, begin, adjoint, n)
-        base, stride_of = begin if called else 0, fields * n
-        past = states[(most + 1) * fields * base : (most + 1) * fields * (base + n)]
+        betas, alphas = passes.part(beta, begin, begin + n), passes.part(alpha, begin, begin + n)
+        adjoint[:], sums[:], total[:] = nil, nil, nil
+        for row, last in ((U, last_u), (I, last_i), (R, last_r)):
+            if last:
+                _read(last, 1, begin, adjoint[row * width :][:n])
+        step, base = fields * n, part * (begin if memory else 0)
+        past = states[base : base + part * n]
         for segment in range((until - 1) // every, since // every - 1, -1):
             t0, t1 = segment * every, min((segment + 1) * every, steps)
             if until >= t1:  # not in the middle of a segment: its states once more
-                for f in range(fields):
-                    source = checkpoints[segment - 1, f, begin : begin + n] if segment else state[f, begin : begin + n]
-                    passes.copy(source, past[f * n : (f + 1) * n])
+                if segment == 0:
+                    _read(u, u_stride, begin, past[:n])
+                    if fields > 1:
+                        _read(i, i_stride, begin, past[n:][:n])
+                else:
+                    for f in range(fields):
+                        place = ((segment - 1) * fields + f) * size + begin
+                        passes.copy(saved[place : place + n], past[f * n : (f + 1) * n])
                 for t in range(t0, t1, STEPS):
-                    count, at = min(STEPS, t1 - t), (t - t0) * stride_of
-                    current, seen = (x, t * stride + begin, stride), (past, at + stride_of, stride_of)
-                    before = past, at, at + (fields - 1) * n
-                    _ahead(zero, n, count, current, before, beta, alpha, theta, less, (None, 0, 0), seen)
+                    count, at = min(STEPS, t1 - t), (t - t0) * step
+                    current, state = (inputs, t * stride + begin, stride), (past, at, at + (fields - 1) * n)
+                    _ahead(
+                        zero, n, count, current, state, betas, alphas, theta, less, (None, 0, 0),
+                        (past, at + step, step),
+                    )  # fmt: skip
             t = min(until, t1)
             while t > max(since, t0):  # and back in time
-                count = min(STEPS, t - max(since, t0))
-                at = t - 1
-                seen, error = (past, (t - t0) * stride_of, stride_of), (gs, at * gs_stride + begin, gs_stride)
-                given, hidden = (gu, at * gu_stride + begin, gu_stride), (every_psi, (count - 1) * width, width)
+                count, at = min(STEPS, t - max(since, t0)), t - 1
                 if full:
                     for k in range(count):
-                        u = past[(t - t0 - count + 1 + k) * stride_of :][:n]
-                        passes.surrogate(kind, shape, u, theta, work, extra, psi[k, :n])
+                        now = past[(t - t0 - k) * step :][:n]
+                        passes.surrogate(kind, shape, now, theta, work, extra, psi[(count - 1 - k) * width :][:n])
                 rest = (
-                    n, count, shape, hidden, error, given, seen, every_adjoint, width, every_sum, beta, alpha, theta,
-                    less, zero, attached,
+                    n, count, shape, (psi, (count - 1) * width, width),
+                    (by_spikes, at * gs_stride + begin if gs else 0, gs_stride),
+                    (by_potentials, at * gu_stride + begin if gu else 0, gu_stride),
+                    (past, (t - t0) * step, step), adjoint, width, sums, betas, alphas, theta, less, zero, attached,
                 )  # fmt: skip
                 if constant:
                     _behind(full, kind, (None, 0, 0), total, *rest)
                 else:
-                    _behind(full, kind, (gx, at % gx_rows * gx_stride + begin, gx_stride), None, *rest)
+                    _behind(full, kind, (out, at % gx_rows * size + begin, size), None, *rest)
                 t -= count
         if constant:
-            destination = gx[begin : begin + n]
-            wanted = passes.target(destination, total)
-            passes.copy(total, wanted)
+            destination = out[begin : begin + n]
+            wanted = passes.target(destination, total[:n])
+            passes.copy(total[:n], wanted)
             passes.commit(destination, wanted)
-        if len(learned):
+        if learned:
             for f in range(fields):
-                passes.add(learned[f, begin : begin + n], sums[f, :n])
-        passes.store(adjoint, first_present, first, begin, n)
+                passes.add(passes.memory(learned, fields * size, nil)[f * size + begin :][:n], sums[f * width :][:n])
+        for row, first in ((U, first_u), (I, first_i), (R, first_r)):
+            if first:
+                passes.copy(adjoint[row * width :][:n], passes.memory(first, size, nil)[begin : begin + n])
+
+
+@njit(**PARALLEL)
+def _forward_parallel(parts, chunk, n, *arguments):
+    for p in prange(parts):
+        _forward(p * chunk, min((p + 1) * chunk, n), *arguments)
+
+
+@njit(**PARALLEL)
+def _backward_parallel(parts, chunk, n, *arguments):
+    for p in prange(parts):
+        _backward(p * chunk, min((p + 1) * chunk, n), *arguments)
+
+
+# ---- `forward_steps` and `backward_steps` of `cpu.py`, for a state of u, or of u and i
+
+
+def _address(v: Tensor | None) -> int:
+    return 0 if v is None else v.data_ptr()
+
+
+def _state(state: State) -> tuple[int, int, int, int]:
+    """Addresses and strides of u and i."""
+    u, i = state[:2]
+    return _address(u), 0 if u is None else u.stride(0), _address(i), 0 if i is None else i.stride(0)
+
+
+def _membrane(decays: Decays, state: State, m: Membrane) -> tuple[Any, ...]:
+    """beta, alpha, theta, zero, subtract; a decay is a number, or an array of one per neuron."""
+    assert state.u is not None
+    beta, *alpha = arrays.decays(decays[: 1 if state.i is None else 2], state.u)
+    return beta, *(alpha or [None]), float(m.threshold), m.reset == "zero", m.reset == "subtract"
+
+
+def forward_steps(
+    x: Tensor,
+    state: State,
+    decays: Decays,
+    m: Membrane,
+    spikes: Tensor,
+    checkpoints: Tensor | None,
+    every: int,
+    last: State,
+    potentials: Tensor | None,
+    count: int,
+) -> Callable[[int], None]:
+    """In calls of `count` steps each."""
+    steps, n = spikes.shape
+    call = threads.share(_forward, _forward_parallel, count, n, LANES)
+    before, after = _state(state), _state(last)
+    others = (
+        n, steps, arrays.one(x), x.data_ptr(), x.stride(0), *_membrane(decays, state, m), spikes.data_ptr(),
+        _address(potentials), _address(checkpoints), every, _address(last.u), _address(last.i),
+    )  # fmt: skip
+    held = x, state, spikes, potentials, checkpoints, last  # as long as their addresses
+
+    def run(t: int, held: Any = held) -> None:
+        call(t, t + count, *(after if t else before), *others)
+
+    return run
+
+
+def backward_steps(
+    x: Tensor,
+    state: State,
+    decays: Decays,
+    m: Membrane,
+    checkpoints: Tensor | None,
+    every: int,
+    grad_spikes: Tensor | None,
+    grad_last: State,
+    grad_x: Tensor,
+    grad_state: State,
+    grad_decays: Decays,
+    grad_potentials: Tensor | None,
+    count: int,
+) -> Callable[[int], None]:
+    """In calls of `count` steps each, from the last one back."""
+    assert state.u is not None
+    u, (steps, n) = state.u, x.shape
+    fields = 1 if state.i is None else 2
+    wanted = [d for d in grad_decays[:fields] if isinstance(d, Tensor)]
+    learned = u.new_zeros((fields, n)) if wanted else None
+    # a segment's states, between the calls: what `_backward` calls `past`
+    memory = u.new_empty((min(every, steps) + 1) * fields * n) if count < steps else None
+    call = threads.share(_backward, _backward_parallel, count, n, LANES)
+    given, carried = ([_address(v) for v in (s.u, s.i, s.r)] for s in (grad_last, grad_state))
+    p0, p1, p2, p3 = map(float, (*m.shape, 0, 0, 0, 0)[:4])
+    others = (
+        *_state(state), n, steps, arrays.one(x), x.data_ptr(), x.stride(0),
+        *_membrane(decays, state, m), not m.detach_reset and m.reset != "none", passes.SURROGATES.index(m.surrogate),
+        p0, p1, p2, p3, _address(checkpoints), every, _address(memory),
+        _address(grad_spikes), 0 if grad_spikes is None else grad_spikes.stride(0),
+        _address(grad_potentials), 0 if grad_potentials is None else grad_potentials.stride(0),
+        grad_x.data_ptr(), len(grad_x), *carried, _address(learned),
+    )  # fmt: skip
+    held = (  # as long as their addresses
+        x, state, checkpoints, grad_spikes, grad_potentials, grad_last, grad_x, grad_state, memory,
+    )  # fmt: skip
+
+    def run(t: int, held: Any = held) -> None:
+        call(t, t + count, *(given if t + count == steps else carried), *others)
+        if t == 0 and learned is not None:
+            for gradient, total in zip(grad_decays, learned, strict=False):
+                if isinstance(gradient, Tensor):
+                    gradient.copy_(total)
+
+    return run

@@ -4,7 +4,10 @@ Both are the same functions. Python's dispatch of an operator with twenty argume
 longer than a small layer needs for its whole sequence; a plain node takes a tenth of that.
 """
 
+import inspect
 from collections.abc import Callable
+from functools import wraps
+from types import GenericAlias
 from typing import Any
 
 import torch
@@ -24,7 +27,8 @@ def operator(
     """Register spikecredit::NAME and spikecredit::NAME_backward.
 
     Args:
-        forward, backward: the computation, annotated as `torch.library.custom_op` asks for.
+        forward, backward: the computation, annotated as `torch.library.custom_op` asks for, but that a result may be
+            None where there is none. An operator cannot say that: it returns an empty tensor instead.
         fake, backward_fake: the shapes of their results.
         keep: (ctx, inputs, output), stores what the backward pass needs.
         hand_back: (ctx, backward, free, *gradients of the outputs) -> gradients of the inputs, by way of `backward`;
@@ -32,10 +36,10 @@ def operator(
     Returns:
         `forward` as a differentiable function.
     """
-    forward_op = torch.library.custom_op(f"spikecredit::{name}", forward, mutates_args=())
-    backward_op = torch.library.custom_op(f"spikecredit::{name}_backward", backward, mutates_args=())
-    forward_op.register_fake(fake)
-    backward_op.register_fake(backward_fake)
+    forward_op = torch.library.custom_op(f"spikecredit::{name}", _filled(forward), mutates_args=())
+    backward_op = torch.library.custom_op(f"spikecredit::{name}_backward", _filled(backward), mutates_args=())
+    forward_op.register_fake(_filled(fake))
+    backward_op.register_fake(_filled(backward_fake))
     forward_op.register_autograd(lambda ctx, *grads: hand_back(ctx, backward_op, False, *grads), setup_context=keep)
     backward_op.register_autograd(_refuse, setup_context=_keep_nothing)
 
@@ -56,6 +60,24 @@ def operator(
         return forward_op(*inputs) if torch.compiler.is_compiling() else Node.apply(*inputs)
 
     return call
+
+
+def _filled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same with an empty tensor for every None among its results, and annotated so."""
+
+    @wraps(function)
+    def filled(*inputs: Any, **options: Any) -> Any:
+        results = function(*inputs, **options)
+        if not isinstance(results, tuple):
+            return results
+        like = next(v for v in results if v is not None)
+        return tuple(like.new_empty(0) if v is None else v for v in results)
+
+    signature = inspect.signature(function)
+    if isinstance(kinds := getattr(signature.return_annotation, "__args__", None), tuple):
+        plain = GenericAlias(tuple, (torch.Tensor,) * len(kinds))
+        filled.__signature__ = signature.replace(return_annotation=plain)  # type: ignore[attr-defined]
+    return filled
 
 
 def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -24,6 +24,9 @@ from spikecredit.neurons.kernels.operator import operator
 from spikecredit.neurons.neuron import state_dtype
 from spikecredit.neurons.surrogate import SURROGATES
 
+Eight = tuple[Any, Any, Any, Any, Any, Any, Any, Any]
+"""Tensors; None where there is none."""
+
 
 def _fields(u: Tensor, i: Tensor | None, a: Tensor | None, r: Tensor | None, wait: Tensor | None) -> int:
     """Rows of a checkpoint."""
@@ -31,54 +34,58 @@ def _fields(u: Tensor, i: Tensor | None, a: Tensor | None, r: Tensor | None, wai
     return 1 + (i is not None) + (a is not None) + general + (wait is not None)
 
 
-def _outputs(
-    x: Tensor, steps: int, state: State, potentials: bool, keep: bool, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _outputs(x: Tensor, steps: int, state: State, potentials: bool, keep: bool, backend: str) -> Eight:
     """Memory for spikes, potentials, the last state (u, i, a, r, wait) and the checkpoints, laid out as x."""
     shape, strides, dtype, device = x.shape[1:], slice_strides(x), state_dtype(x), x.device
     n = shape.numel()
-    nothing = x.new_empty(0, dtype=dtype)
-
-    def slice_(field: Tensor | None, dtype: torch.dtype = dtype) -> Tensor:
-        if field is None:
-            return x.new_empty(0, dtype=dtype)
-        return torch.empty_strided(shape, strides, dtype=dtype, device=device)
-
-    every = (n, *strides)
-    spikes = torch.empty_strided((steps, *shape), every, dtype=x.dtype, device=device)
-    u = torch.empty_strided((steps, *shape), every, dtype=dtype, device=device) if potentials else nothing
+    every, length = (n, *strides), (steps, *shape)
+    spikes = torch.empty_strided(length, every, dtype=x.dtype, device=device)
+    u = torch.empty_strided(length, every, dtype=dtype, device=device) if potentials else None
+    last = [
+        None
+        if v is None
+        else torch.empty_strided(shape, strides, dtype=torch.int32 if k == 4 else dtype, device=device)
+        for k, v in enumerate(state)
+    ]
     count = (steps - 1) // segment_of(backend) if keep else 0
-    fields = _fields(*state)  # type: ignore[arg-type]
-    checkpoints = torch.empty((count, fields, n), dtype=dtype, device=device)
-    return (
-        spikes, u, slice_(state.u), slice_(state.i), slice_(state.a), slice_(state.r),
-        slice_(state.wait, torch.int32), checkpoints,
-    )  # fmt: skip
+    checkpoints = torch.empty((count, _fields(*state), n), dtype=dtype, device=device) if count else None  # type: ignore[arg-type]
+    return spikes, u, *last, checkpoints  # type: ignore[return-value]
 
 
-def _flat_factor(tensor: Tensor | None, number: float, like: Tensor, strides: tuple[int, ...]) -> Tensor | float:
-    """A decay factor for one time step `like` (B, *N): a number, a tensor of shape (), or (N,) in memory order."""
+def _flat_factor(tensor: Tensor | None, number: float, x: Tensor, strides: tuple[int, ...]) -> Tensor | float:
+    """A decay factor for one time step of x (T, B, *N): a number, a tensor of shape (), or (N,) in memory order."""
     if tensor is None:
         return number
     if tensor.numel() == 1:
         return tensor.reshape(())
-    return flat(tensor.to(state_dtype(like)).expand(like.shape), strides)
+    return flat(tensor.to(state_dtype(x)).expand(x.shape[1:]), strides)
 
 
 def flat_arguments(
-    x: Tensor, steps: int, state: State, factors: tuple[Tensor | None, ...], numbers: list[float], threshold: float
+    x: Tensor,
+    steps: int,
+    state: State,
+    factors: tuple[Tensor | None, ...],
+    numbers: list[float],
+    threshold: float,
+    backend: str,
 ) -> tuple[tuple[int, ...], Tensor, State, Decays]:
     """Strides of a time step, x, the state with its pending reset, and the decays, as a backend takes them."""
     strides, dtype = slice_strides(x), state_dtype(x)
-    fields = [
-        None if v is None else flat(v.detach() if v.dtype in (dtype, torch.int32) else v.detach().to(dtype), strides)
-        for v in state
-    ]
+    # a plain LIF at rest: one number, which `lif_cpu.py` reads for all
+    still = backend == "cpu" and state.a is None and state.r is None and state.wait is None
+
+    def field(v: Tensor) -> Tensor:
+        if still and not any(v.stride()):
+            return v.as_strided((v.numel(),), (0,))
+        return flat(v if v.dtype in (dtype, torch.int32) else v.to(dtype), strides)
+
+    fields = [None if v is None else field(v) for v in state]
     if fields[3] is None and fields[4] is not None:  # a plain LIF with a refractory period
         assert fields[0] is not None
         fields[3] = (fields[0] > threshold).to(dtype)
-    decays = (_flat_factor(f, v, x[0], strides) for f, v in zip(factors, numbers, strict=True))
-    return strides, flat_sequence(x.detach(), strides, steps), State(*fields), Decays(*decays)
+    decays = [_flat_factor(f, v, x, strides) for f, v in zip(factors, numbers, strict=True)]
+    return strides, flat_sequence(x, strides, steps), State(*fields), Decays(*decays)
 
 
 def _spiking(
@@ -103,13 +110,13 @@ def _spiking(
     potentials: bool,
     keep: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Spikes, potentials, last u, i, a, r, wait (empty where there is none) and checkpoints."""
+) -> Eight:
+    """Spikes, potentials, last u, i, a, r, wait and checkpoints."""
     state = State(u, i, a, r, wait)
     outputs = _outputs(x, steps, state, potentials, keep, backend)
     if x.numel() == 0:
         return outputs
-    strides, x_, state_, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold)
+    strides, x_, state_, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold, backend)
     m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
     spikes, u_, *last, checkpoints = outputs
     ends = [None if v is None else flat(end, strides) for v, end in zip(state, last, strict=True)]
@@ -117,10 +124,14 @@ def _spiking(
         ends[3] = torch.empty_like(state_.r)  # written, and not handed out
     backends.module(backend).forward(
         x_, state_, decays, m, flat_sequence(spikes, strides, steps),
-        flat_sequence(u_, strides, steps) if potentials else None,
-        checkpoints if checkpoints.shape[0] else None, State(*ends),
+        flat_sequence(u_, strides, steps) if potentials else None, checkpoints, State(*ends),
     )  # fmt: skip
     return outputs
+
+
+def present(v: Tensor | None) -> Tensor | None:
+    """A result that an operator had to make empty, where there was none."""
+    return v if v is not None and v.numel() else None
 
 
 def _spiking_fake(x, steps, u, i, a, r, wait, beta, alpha, rho, numbers,  # type: ignore[no-untyped-def]
@@ -149,7 +160,7 @@ def _spiking_backward(
     shape: list[float],
     detach_reset: bool,
     backend: str,
-    checkpoints: Tensor,
+    checkpoints: Tensor | None,
     grad_spikes: Tensor | None,
     grad_potentials: Tensor | None,
     grad_u: Tensor | None,
@@ -158,14 +169,15 @@ def _spiking_backward(
     grad_r: Tensor | None,
     learned: list[bool],
     over: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, u, i, a, r, beta, alpha, rho; empty where there is none. learned: beta, alpha, rho, the state.
+) -> Eight:
+    """Gradients of x, u, i, a, r, beta, alpha, rho. learned: beta, alpha, rho, the state.
     over: write that of x over grad_spikes if it lies as x does (not for the operator, whose results are its own)."""
     state = State(u, i, a, r, wait)
+    checkpoints = present(checkpoints)
     outputs = _gradients(x, state, (beta, alpha, rho), learned, grad_spikes if over and backend == "cpu" else None)
     if x.numel() == 0:
-        return tuple(v.zero_() for v in outputs)  # type: ignore[return-value]
-    strides, x_, state_, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold)
+        return tuple(None if v is None else v.zero_() for v in outputs)  # type: ignore[return-value]
+    strides, x_, state_, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold, backend)
     m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
     n = x_.shape[1]
     g_x, g_u, g_i, g_a, g_r = outputs[:5]
@@ -175,13 +187,12 @@ def _spiking_backward(
     wants_state, dtype = learned[3], state_dtype(x)
     first = State(None)
     if wants_state:
-        first = State(
-            flat(g_u, strides), None if i is None else flat(g_i, strides), None if a is None else flat(g_a, strides),
-            x.new_empty(n, dtype=dtype) if derived else None if r is None else flat(g_r, strides),
-        )  # fmt: skip
+        first = State(*(None if v is None else flat(v, strides) for v in (g_u, g_i, g_a, g_r)))
+        if derived:
+            first = first._replace(r=x.new_empty(n, dtype=dtype))
     factors = Decays(*(x.new_empty(n, dtype=dtype) if wanted else None for wanted in learned[:3]))
     backends.module(backend).backward(
-        x_, state_, decays, m, checkpoints if checkpoints.shape[0] else None,
+        x_, state_, decays, m, checkpoints,
         None if grad_spikes is None else flat_sequence(grad_spikes.to(x.dtype), strides, steps),
         None if grad_potentials is None else flat_sequence(grad_potentials, strides, steps),
         State(*(None if v is None else flat(v.to(dtype), strides) for v in (grad_u, grad_i, grad_a, grad_r))),
@@ -203,18 +214,18 @@ def add_reset_gradient(gradient: State, state: State, threshold: float, surrogat
 
 def _gradients(
     x: Tensor, state: State, factors: tuple[Tensor | None, ...], learned: list[bool], donated: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Eight:
     """Memory for the gradients; x's is that of `donated`, where it lies as x does."""
     shape, strides = x.shape[1:], slice_strides(x)
-    options = {"dtype": state_dtype(x), "device": x.device}
-    nothing = [x.new_empty(0, dtype=state_dtype(x)) for _ in range(7)]
     slices = [
-        nothing[k] if v is None or not learned[3] else torch.empty_strided(shape, strides, **options)  # type: ignore[arg-type]
-        for k, v in enumerate(state[:4])
+        None
+        if v is None or not learned[3]
+        else torch.empty_strided(shape, strides, dtype=state_dtype(x), device=x.device)
+        for v in state[:4]
     ]
     decays = [
-        torch.empty_like(v) if v is not None and wanted else nothing[4 + k]
-        for k, (v, wanted) in enumerate(zip(factors, learned[:3], strict=True))
+        torch.empty_like(v) if v is not None and wanted else None
+        for v, wanted in zip(factors, learned[:3], strict=True)
     ]
     every = (shape.numel(), *strides)
     if donated is not None and (donated.shape, donated.stride(), donated.dtype) == (x.shape, every, x.dtype):
@@ -235,7 +246,7 @@ def _keep_spiking(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
     x, steps, u, i, a, r, wait, beta, alpha, rho, *numbers, _, _, backend = inputs
     ctx.save_for_backward(x, u, i, a, r, wait, beta, alpha, rho, output[7])
     ctx.steps, ctx.numbers, ctx.backend = steps, numbers, backend
-    ctx.mark_non_differentiable(output[6], output[7])
+    ctx.mark_non_differentiable(*(v for v in output[6:] if v is not None))
     ctx.set_materialize_grads(False)
 
 
@@ -265,7 +276,7 @@ def _leaky(x: Tensor, steps: int, u: Tensor, beta: Tensor | None, number: float,
     """u[t] = beta u[t-1] + x[t], in the state's dtype."""
     potentials = _potentials(x, steps)
     if x.numel():
-        strides, x_, state, decays = flat_arguments(x, steps, State(u), (beta,), [number], 0.0)
+        strides, x_, state, decays = flat_arguments(x, steps, State(u), (beta,), [number], 0.0, "")
         assert state.u is not None and decays.beta is not None
         backends.module(backend).leaky_forward(x_, state.u, decays.beta, flat_sequence(potentials, strides, steps))
     return potentials
@@ -283,14 +294,14 @@ def _leaky_fake(x: Tensor, steps: int, u: Tensor, beta: Tensor | None, number: f
 
 def _leaky_backward(
     grad: Tensor, x: Tensor, u: Tensor, beta: Tensor | None, number: float, backend: str, potentials: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, u and beta (empty if `potentials` is None: nobody asks)."""
+) -> tuple[Any, Any, Any]:
+    """Gradients of x, u and beta (None if `potentials` is: nobody asks)."""
     outputs = _leaky_gradients(x, u, beta, potentials)
     if x.numel() == 0:
-        return tuple(v.zero_() for v in outputs)  # type: ignore[return-value]
+        return tuple(None if v is None else v.zero_() for v in outputs)  # type: ignore[return-value]
     g_x, g_u, g_beta = outputs
     steps = grad.shape[0]
-    strides, _, state, decays = flat_arguments(x, steps, State(u), (beta,), [number], 0.0)
+    strides, _, state, decays = flat_arguments(x, steps, State(u), (beta,), [number], 0.0, "")
     assert state.u is not None and decays.beta is not None
     factor = None if potentials is None else torch.empty_like(state.u)
     backends.module(backend).leaky_backward(
@@ -303,13 +314,11 @@ def _leaky_backward(
     return outputs
 
 
-def _leaky_gradients(
-    x: Tensor, u: Tensor, beta: Tensor | None, potentials: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _leaky_gradients(x: Tensor, u: Tensor, beta: Tensor | None, potentials: Tensor | None) -> tuple[Any, Any, Any]:
     shape, strides = x.shape[1:], slice_strides(x)
     g_x = torch.empty_strided(x.shape, (shape.numel(), *strides), dtype=x.dtype, device=x.device)
     g_u = torch.empty_strided(shape, strides, dtype=state_dtype(x), device=x.device)
-    return g_x, g_u, x.new_empty(0) if beta is None or potentials is None else torch.empty_like(beta)
+    return g_x, g_u, None if beta is None or potentials is None else torch.empty_like(beta)
 
 
 def _leaky_backward_fake(grad, x, u, beta, number, backend, potentials):  # type: ignore[no-untyped-def]

@@ -12,7 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 from numba import njit
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 
 COMPILE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True}
 WIDTH = 4096
@@ -57,6 +57,19 @@ def at(factor, j):
 def part(factor, start, stop):
     """A factor's values for a block."""
     return factor[start:stop] if isinstance(factor, np.ndarray) else factor
+
+
+def memory(address, count, number):
+    """The memory at an address, as a row of `count` such numbers. To hand over a tensor as an array takes longer."""
+    kind = np.ctypeslib.as_ctypes_type(np.dtype(type(number)))
+    return np.ctypeslib.as_array((kind * count).from_address(address)) if count else np.empty(0, type(number))
+
+
+def in_state(value, number):
+    """A number in the type of a state, for inputs of such numbers: float32 for bfloat16's bits. Arrays, None stay."""
+    if value is None or isinstance(value, np.ndarray):
+        return value
+    return np.float64(value) if isinstance(number, np.float64) else np.float32(value)
 
 
 def _is_bits(array: Any) -> bool:
@@ -112,6 +125,31 @@ def _part(factor, start, stop):
     if isinstance(factor, numba.types.Array):
         return lambda factor, start, stop: factor[start:stop]
     return lambda factor, start, stop: factor
+
+
+@intrinsic
+def _pointer(context, address, number):
+    def made(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return numba.types.CPointer(number)(address, number), made
+
+
+@overload(memory)
+def _memory(address, count, number):
+    def view(address, count, number):
+        # numba itself hands over the first argument, which mypy cannot know
+        return numba.carray(_pointer(address, number), (count,))  # type: ignore[attr-defined,call-arg]
+
+    return view
+
+
+@overload(in_state)
+def _in_state(value, number):
+    if isinstance(value, (numba.types.Array, numba.types.NoneType)):
+        return lambda value, number: value
+    kind = np.float64 if number == numba.types.float64 else np.float32
+    return lambda value, number: kind(value)
 
 
 # ---- one pass over a block each

@@ -15,12 +15,12 @@ from torch import Tensor
 from spikecredit.neurons.kernels import backends, donated
 from spikecredit.neurons.kernels.flat import Decays, Membrane, State, flat, flat_sequence
 from spikecredit.neurons.kernels.operator import operator
-from spikecredit.neurons.kernels.ops import add_reset_gradient, flat_arguments
+from spikecredit.neurons.kernels.ops import Eight, add_reset_gradient, flat_arguments, present
 from spikecredit.neurons.kernels.reference import ALIFParameters, LIFParameters
 from spikecredit.neurons.kernels.sequence import operands
 from spikecredit.neurons.neuron import state_dtype
 
-Eight = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Ten = tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any, Any]
 SEGMENT = 16
 """K: the state before every K-th step is kept. Smaller than a whole sequence's, as a segment's states are in memory."""
 
@@ -64,12 +64,13 @@ def _outputs(x: Tensor, steps: int, state: State, own: bool, keep: bool) -> Eigh
     """Memory for spikes, the last u, i, a, r, wait, currents (none over one's `own` x, all to `keep`, else one step's),
     checkpoints."""
     dtype, shape = state_dtype(x), x.shape[1:]
-    last = (x.new_empty(0 if v is None else shape, dtype=torch.int32 if k == 4 else dtype) for k, v in enumerate(state))
+    last = (
+        None if v is None else x.new_empty(shape, dtype=torch.int32 if k == 4 else dtype) for k, v in enumerate(state)
+    )
     count = (steps - 1) // SEGMENT if keep else 0
     fields = sum(v is not None for v in state) + (state.r is None and state.wait is not None)  # that one's r is derived
-    checkpoints = x.new_empty((count, fields, shape.numel()), dtype=dtype)
-    own = own and len(x) == steps
-    currents = x.new_empty((0 if own else steps if keep else 1, *shape))
+    checkpoints = x.new_empty((count, fields, shape.numel()), dtype=dtype) if count else None
+    currents = None if own and len(x) == steps else x.new_empty((steps if keep else 1, *shape))
     return x.new_empty((steps, *shape)), *last, currents, checkpoints  # type: ignore[return-value]
 
 
@@ -105,15 +106,15 @@ def _recurrent(
     if x.numel() == 0:
         return outputs
     out, *last, currents, checkpoints = outputs
-    currents = currents if len(currents) else x.detach()
-    strides, _, now, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold)
+    currents = x.detach() if currents is None else currents
+    strides, _, now, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold, backend)
     m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
     ends = [None if v is None else flat(end, strides) for v, end in zip(state, last, strict=True)]
     if r is None and now.r is not None:
         ends[3] = torch.empty_like(now.r)  # written, and not handed out
     run = backends.module(backend).forward_steps(
         flat_sequence(currents, strides, steps), now, decays, m, flat_sequence(out, strides, steps),
-        checkpoints if checkpoints.shape[0] else None, SEGMENT, State(*ends),
+        checkpoints, SEGMENT, State(*ends),
     )  # fmt: skip
     inputs, totals = (v.expand(steps, *x.shape[1:]).unbind() for v in (x.detach(), currents))
     before, transposed = spikes, weight.t()
@@ -154,7 +155,7 @@ def _recurrent_backward(
     backend: str,
     out: Tensor,
     currents: Tensor,
-    checkpoints: Tensor,
+    checkpoints: Tensor | None,
     grad: Tensor | None,
     grad_u: Tensor | None,
     grad_i: Tensor | None,
@@ -162,21 +163,24 @@ def _recurrent_backward(
     grad_r: Tensor | None,
     learned: list[bool],
     over: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, spikes, weight, u, i, a, r, beta, alpha, rho; empty where there is none. constant: x stands for
-    `steps` equal ones. over: write that of x over the currents, which are read a segment ahead (not for the operator,
-    whose results are its own). out: the spikes, of any dtype."""
+) -> Ten:
+    """Gradients of x, spikes, weight, u, i, a, r, beta, alpha, rho. constant: x stands for `steps` equal ones. over:
+    write that of x over the currents, which are read a segment ahead (not for the operator, whose results are its own).
+    out: the spikes, of any dtype."""
     state = State(u, i, a, r, wait)
+    checkpoints = present(checkpoints)
     over = over and not constant and backend == "cpu"
     results = _gradients(constant, spikes, weight, currents, state, (beta, alpha, rho), learned, over)
     if currents.numel() == 0:
-        return tuple(v.zero_() for v in results)  # type: ignore[return-value]
+        return tuple(None if v is None else v.zero_() for v in results)  # type: ignore[return-value]
     g_x, g_spikes, g_weight, *g_state = results[:7]
-    strides, currents_, now, decays = flat_arguments(currents, steps, state, (beta, alpha, rho), numbers, threshold)
+    strides, currents_, now, decays = flat_arguments(
+        currents, steps, state, (beta, alpha, rho), numbers, threshold, backend
+    )
     m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
     assert now.u is not None
     derived = r is None and not detach_reset and reset != "none"
-    first = State(*(flat(g, strides) if g.numel() else None for g in g_state))
+    first = State(*(None if g is None else flat(g, strides) for g in g_state))
     if r is None and (derived or now.r is not None):
         first = first._replace(r=torch.empty_like(now.u))
     after = (None if v is None else flat(v.to(now.u.dtype), strides) for v in (grad_u, grad_i, grad_a, grad_r))
@@ -185,7 +189,7 @@ def _recurrent_backward(
     errors = currents.new_empty((min(SEGMENT, steps), *currents.shape[1:])) if constant else g_x
     heard = currents.new_empty(currents.shape[1:])  # the error of s[t] from those who hear it
     run = backends.module(backend).backward_steps(
-        currents_, now, decays, m, checkpoints if checkpoints.shape[0] else None, SEGMENT,
+        currents_, now, decays, m, checkpoints, SEGMENT,
         flat_sequence(heard[None], strides, steps), State(*after), errors.flatten(1), first, factors,
     )  # fmt: skip
     back, rows = weight if feedback is None else feedback, errors.unbind()
@@ -244,12 +248,11 @@ def _gradients(
     factors: tuple[Tensor | None, ...],
     learned: list[bool],
     over: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Ten:
     steps, *shape = currents.shape
-    fields = [currents.new_empty(0 if v is None else shape, dtype=state_dtype(currents)) for v in state[:4]]
+    fields = [None if v is None else currents.new_empty(shape, dtype=state_dtype(currents)) for v in state[:4]]
     decays = [
-        torch.empty_like(v) if v is not None and wanted else currents.new_empty(0)
-        for v, wanted in zip(factors, learned, strict=True)
+        torch.empty_like(v) if v is not None and wanted else None for v, wanted in zip(factors, learned, strict=True)
     ]
     g_x = currents if over else currents.new_empty((1 if constant else steps, *shape))
     return (g_x, torch.empty_like(spikes), torch.empty_like(weight), *fields, *decays)  # type: ignore[return-value]
@@ -266,11 +269,11 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Eight) -> None:
     out, *_, currents, checkpoints = output
     if out.device.type == "cpu" and not torch.compiler.is_compiling():
         out = out.bool()  # a byte for each spike; the layers above are done with theirs before the error comes here
-    currents = currents if len(currents) else x.detach()
+    currents = x.detach() if currents is None or not len(currents) else currents
     ctx.save_for_backward(*tensors, out, currents, checkpoints)
     ctx.steps, ctx.constant, ctx.numbers, ctx.backend = steps, bool(x.shape[0] != steps), inputs[13:-3], inputs[-1]
     ctx.private = donated.is_private()
-    ctx.mark_non_differentiable(*output[5:])
+    ctx.mark_non_differentiable(*(v for v in output[5:] if v is not None))
     ctx.set_materialize_grads(False)
 
 
