@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ cases = st.composite(
     lambda draw: (
         *neurons(draw),
         draw(st.one_of(st.sampled_from([1, 2, 3, 31, 32, 33, 64, 70]), st.integers(1, 300))),
-        draw(st.integers(0, 3)),
+        draw(st.sampled_from([0, 1, 2, 3, 6])),  # with 3, one group of vectors and a rest
         draw(st.sampled_from(LAYOUTS)),
         draw(st.sampled_from(["normal", "silent", "firing"])),
         draw(st.integers(0, 1000)),
@@ -98,7 +99,7 @@ def test_the_cpu_kernel_equals_the_reference(case, double, used):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("detach", [True, False])
 def test_three_hundred_steps(dtype, detach):
-    x = (0.2 + randn(300, 2, 2, 1, 3, seed=3)).to(dtype)
+    x = (0.2 + randn(300, 6, 2, 1, 3, seed=3)).to(dtype)
     options = {"learn_tau": True, "detach_reset": detach}
     for make in (
         lambda backend: LIF(60.0, backend=backend, surrogate=FastSigmoid(5.0), **options),
@@ -154,7 +155,7 @@ def test_the_gradient_in_float64_along_a_path_of_float32(kind):
 def test_uncompiled_it_is_the_same(layout, monkeypatch):
     monkeypatch.setattr(backends, "module", lambda backend: plain)
     plain = uncompiled()
-    x = lay_out(0.5 + randn(35, 2, 2, 1, 2, seed=1), layout)
+    x = lay_out(0.5 + randn(35, 10, 2, 1, 2, seed=1), layout)
     for make in (
         lambda backend: LIF(5.0, backend=backend, learn_tau=True),
         lambda backend: LIF(5.0, backend=backend, reset="zero", detach_reset=False, learn_tau=True),
@@ -397,9 +398,21 @@ def test_autocast_reaches_the_neurons():
     assert all(p.grad.dtype == torch.float32 for p in net.parameters())
 
 
-def test_blocks_of_neurons_do_not_mix():
-    x = (0.3 + randn(3, 1, 2 * cpu.WIDTH + 5, seed=1)).float()
-    equal_to_the_reference(lambda backend: ALIF(5.0, refractory=2, backend=backend), x)
+@pytest.mark.parametrize("kind", [LIF, CurrentLIF, ALIF])
+def test_blocks_of_neurons_do_not_mix(kind):
+    x = (0.3 + randn(5, 1, 2 * cpu.WIDTH + 45, seed=1)).float()
+    equal_to_the_reference(lambda backend: kind(5.0, refractory=2 * (kind is ALIF), backend=backend), x)
+
+
+@pytest.mark.parametrize("surrogate", list(FORMULAS))
+@pytest.mark.parametrize("kind", [LIF, CurrentLIF])
+def test_groups_of_neurons_and_the_rest_of_them(kind, surrogate):
+    x = (0.5 + randn(37, 7, 11, seed=1)).float()  # 77 neurons; two segments, and no whole number of steps at a time
+    learned = {"learn_tau": True, "shape": (11,), "reset": "zero", "detach_reset": False}
+    for options in ({}, {"reset": "none"}, {"detach_reset": False}, learned):
+        for used in (["spikes"], ["spikes", "potentials"]):
+            make = partial(kind, 5.0, surrogate=surrogate, **options)
+            check_neuron(*operands(lambda backend, make=make: make(backend=backend), x, used))
 
 
 def test_the_exponential_is_exact_to_rounding():
