@@ -181,11 +181,23 @@ def test_half_precisions_go_in_and_out_with_a_float32_state(dtype, layout):
         assert {v.dtype for v in pytree.tree_leaves(state) if v is not None} == {torch.float32}
 
 
-def test_bfloat16_gradients_are_rounded_to_nearest_even():
+def numbers_to_round():
     values = torch.cat([randn(5000, seed=1) * 10.0**k for k in (-30, -3, 0, 5, 30)]).float()
     bits = values.view(torch.int32) & ~0xFFFF
     ties = torch.cat([bits | 0x8000, bits | 0x7FFF, bits | 0x8001]).view(torch.float32)
-    values = torch.cat([values, ties, torch.tensor([0.0, -0.0, float("inf"), -float("inf"), float("nan"), 3.4e38])])
+    return torch.cat([values, ties, torch.tensor([0.0, -0.0, float("inf"), -float("inf"), float("nan"), 3.4e38])])
+
+
+@pytest.mark.parametrize("kind", [LIF, ALIF])
+def test_a_neurons_bfloat16_gradients_are_rounded_to_nearest_even(kind):
+    values = numbers_to_round()
+    x = torch.zeros(1, 1, len(values), dtype=torch.bfloat16, requires_grad=True)
+    kind(backend="cpu").run(x)[1].backward(values.view(1, 1, -1))  # of one step's potentials, which are x
+    assert torch.equal(x.grad.flatten().nan_to_num(7.0), values.bfloat16().nan_to_num(7.0))
+
+
+def test_bfloat16_gradients_are_rounded_to_nearest_even():
+    values = numbers_to_round()
     out = torch.empty(len(values), dtype=torch.bfloat16)
     passes_commit(out.view(torch.uint16).numpy(), values.numpy())
     assert torch.equal(out.nan_to_num(7.0), values.bfloat16().nan_to_num(7.0))
@@ -408,10 +420,11 @@ def test_blocks_of_neurons_do_not_mix(kind):
 @pytest.mark.parametrize("kind", [LIF, CurrentLIF])
 def test_groups_of_neurons_and_the_rest_of_them(kind, surrogate):
     x = (0.5 + randn(37, 7, 11, seed=1)).float()  # 77 neurons; two segments, and no whole number of steps at a time
-    learned = {"learn_tau": True, "shape": (11,), "reset": "zero", "detach_reset": False}
+    taus = torch.linspace(2.0, 9.0, 11)
+    learned = {"tau": taus, "learn_tau": True, "shape": (11,), "reset": "zero", "detach_reset": False}
     for options in ({}, {"reset": "none"}, {"detach_reset": False}, learned):
         for used in (["spikes"], ["spikes", "potentials"]):
-            make = partial(kind, 5.0, surrogate=surrogate, **options)
+            make = partial(kind, **{"tau": 5.0, "surrogate": surrogate, **options})
             check_neuron(*operands(lambda backend, make=make: make(backend=backend), x, used))
 
 
