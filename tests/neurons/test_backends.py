@@ -416,13 +416,29 @@ def test_blocks_of_neurons_do_not_mix(kind):
     equal_to_the_reference(lambda backend: kind(5.0, refractory=2 * (kind is ALIF), backend=backend), x)
 
 
+@pytest.mark.parametrize("kind", [LIF, CurrentLIF, ALIF])
+def test_blocks_go_on_from_their_own_state(kind):
+    x, weights = ((0.3 + randn(7, 1, 2 * cpu.WIDTH + 45, seed=k)).float() for k in (1, 2))
+    results = []
+    for backend in ("cpu", "reference"):
+        neuron, given = kind(5.0, surrogate=FastSigmoid(5.0), backend=backend), x.clone().requires_grad_()
+        head, state = neuron.stream(given[:3])
+        tail, _ = neuron.stream(given[3:], state)
+        spikes = torch.cat([head, tail])
+        (spikes * weights).sum().backward()
+        results.append((spikes, given.grad))
+    (spikes, gradient), (wanted, wanted_gradient) = results
+    assert torch.equal(spikes, wanted)
+    close(gradient, wanted_gradient, 1e-5)
+
+
 @pytest.mark.parametrize("surrogate", list(FORMULAS))
 @pytest.mark.parametrize("kind", [LIF, CurrentLIF])
 def test_groups_of_neurons_and_the_rest_of_them(kind, surrogate):
     x = (0.5 + randn(37, 7, 11, seed=1)).float()  # 77 neurons; two segments, and no whole number of steps at a time
     taus = torch.linspace(2.0, 9.0, 11)
     learned = {"tau": taus, "learn_tau": True, "shape": (11,), "reset": "zero", "detach_reset": False}
-    for options in ({}, {"reset": "none"}, {"detach_reset": False}, learned):
+    for options in ({}, {"reset": "none"}, {"reset": "zero"}, {"detach_reset": False}, learned):
         for used in (["spikes"], ["spikes", "potentials"]):
             make = partial(kind, **{"tau": 5.0, "surrogate": surrogate, **options})
             check_neuron(*operands(lambda backend, make=make: make(backend=backend), x, used))
