@@ -213,8 +213,9 @@ def passes_commit(destination, values):
     numba.njit(lambda d, v: passes.commit(d, v))(destination, values)
 
 
-def test_two_threads_give_what_one_gives():
-    x = (0.3 + randn(40, 7, 1000, seed=1)).float()
+@pytest.mark.parametrize("shape", [(40, 7, 1000), (4, 1, 9)], ids=["for both", "for one of them"])
+def test_two_threads_give_what_one_gives(shape):
+    x = (0.3 + randn(*shape, seed=1)).float()
     out = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
