@@ -10,6 +10,8 @@ import torch
 import spikecredit as sc
 from spikecredit import equilibrium as eq
 from spikecredit.equilibrium import relax
+from spikecredit.neurons.kernels import flat, operator, ops
+from spikecredit.neurons.kernels import recurrent as recurrent_kernel
 
 # Dynamo itself makes an instance of an autograd function, and torch warns of it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
@@ -72,6 +74,20 @@ def test_a_network_is_one_graph(name, constant):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's own compiler for the CPU needs g++")
 def test_with_the_compiler():
     compare("convolutional", True, "inductor", 1e-4)
+
+
+def test_a_kernels_operator_has_another_name_when_its_results_may_be_others(monkeypatch):
+    # a compiler finds its programs of an older version on disk, by the operators' names
+    found = operator.version(ops._spiking)
+    assert hasattr(torch.ops.spikecredit, f"spiking_{found}")
+    assert hasattr(torch.ops.spikecredit, f"spiking_{found}_backward")
+    assert operator.version(recurrent_kernel._recurrent) != found
+    text = operator.text_of
+    for changed in (ops, flat, operator):
+        with monkeypatch.context() as patch:
+            patch.setattr(operator, "text_of", lambda m, changed=changed: text(m) + b"#" * (m is changed))
+            assert operator.version(ops._spiking) != found
+    assert operator.version(ops._spiking) == found
 
 
 RELAXING = {

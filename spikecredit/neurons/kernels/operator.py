@@ -5,6 +5,8 @@ longer than a small layer needs for its whole sequence; a plain node takes a ten
 """
 
 import inspect
+import sys
+import zlib
 from collections.abc import Callable
 from functools import wraps
 from types import GenericAlias
@@ -12,7 +14,7 @@ from typing import Any
 
 import torch
 
-from spikecredit.neurons.kernels import donated
+from spikecredit.neurons.kernels import donated, flat
 
 
 def operator(
@@ -24,7 +26,7 @@ def operator(
     keep: Callable[[Any, tuple[Any, ...], Any], None],
     hand_back: Callable[..., tuple[Any, ...]],
 ) -> Callable[..., Any]:
-    """Register spikecredit::NAME and spikecredit::NAME_backward.
+    """Register spikecredit::NAME_V and spikecredit::NAME_V_backward, V the version of their code.
 
     Args:
         forward, backward: the computation, annotated as `torch.library.custom_op` asks for, but that a result may be
@@ -36,6 +38,7 @@ def operator(
     Returns:
         `forward` as a differentiable function.
     """
+    name = f"{name}_{version(forward)}"
     forward_op = torch.library.custom_op(f"spikecredit::{name}", _filled(forward), mutates_args=())
     backward_op = torch.library.custom_op(f"spikecredit::{name}_backward", _filled(backward), mutates_args=())
     forward_op.register_fake(_filled(fake))
@@ -60,6 +63,22 @@ def operator(
         return forward_op(*inputs) if torch.compiler.is_compiling() else Node.apply(*inputs)
 
     return call
+
+
+def version(function: Callable[..., Any]) -> str:
+    """A checksum of the code that decides what an operator returns: its own module, this one and `flat.py`.
+
+    A compiler keeps its programs on disk, and knows an operator by its name only: after an update of this package it
+    would go on with the shapes that the results had before.
+    """
+    modules = sys.modules[function.__module__], flat, sys.modules[__name__]
+    return f"{zlib.crc32(b''.join(map(text_of, modules))):08x}"
+
+
+def text_of(module: Any) -> bytes:
+    """A module's file, wherever Python imported it from."""
+    data: bytes = module.__loader__.get_data(module.__file__)
+    return data
 
 
 def _filled(function: Callable[..., Any]) -> Callable[..., Any]:
