@@ -234,12 +234,6 @@ def add_product(destination, left, right):
 
 
 @njit(**COMPILE)
-def scale(q, factor, out):
-    for j in range(len(q)):
-        out[j] = q[j] * at(factor, j)
-
-
-@njit(**COMPILE)
 def distance(u, a, b, theta, v):
     for j in range(len(u)):
         v[j] = u[j] - (a[j] * b + theta)
