@@ -74,8 +74,7 @@ def retreat(
         else:
             derivative = _at(psi, -t, lanes)
         error = _numbers(g, -t, lanes)
-        if gu[0] is not None:
-            c[:] += _at(gu, -t, lanes)
+        c[:] += _at(gu, -t, lanes)
         live = c + (error + k if full else error) * derivative
         kept = live
         if full:
@@ -269,8 +268,8 @@ def _retreat_lanes(lanes: int, kind: int, full: int) -> Any:
             beta, theta, less = v.factor("beta"), v.every("theta"), v.every("less")
             lost = b.select(v.values["zero"], v.one, v.nil)
             alpha = v.factor("alpha") if synapse else None
-            first = v.pointer(("shape", ir.IntType(64)(0)), v.number)[0]
-            first = v.every(b.load(first, align=v.size))
+            parameter = v.pointer(("shape", ir.IntType(64)(0)), v.number)[0]
+            first = v.every(b.load(parameter, align=v.size))
             scale, height = b.fmul(v.constant(math.pi / 2), first), b.fdiv(first, v.constant(2.0))
             places = {"c": ("adjoint", j)}
             if synapse:
@@ -301,9 +300,8 @@ def _retreat_lanes(lanes: int, kind: int, full: int) -> Any:
                     else:
                         d = b.fmul(distance, scale)
                         derivative = b.fdiv(height, b.fadd(b.fmul(d, d), v.one))
-                error, live = v.load(v.sequence("g", t, back=True)), b.load(slots["c"])
-                if v.given("gu"):
-                    live = b.fadd(live, v.load(v.sequence("gu", t, back=True)))
+                error = v.load(v.sequence("g", t, back=True))
+                live = b.fadd(b.load(slots["c"]), v.load(v.sequence("gu", t, back=True)))
                 if full:
                     error = b.fadd(error, b.load(slots["k"]))
                 live = kept = b.fadd(live, b.fmul(error, derivative))

@@ -95,6 +95,7 @@ def _filled(function: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(function)
     if isinstance(kinds := getattr(signature.return_annotation, "__args__", None), tuple):
         plain = GenericAlias(tuple, (torch.Tensor,) * len(kinds))
+        # what torch reads; mypy knows of no such attribute
         filled.__signature__ = signature.replace(return_annotation=plain)  # type: ignore[attr-defined]
     return filled
 

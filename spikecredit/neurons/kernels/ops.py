@@ -28,10 +28,10 @@ Eight = tuple[Any, Any, Any, Any, Any, Any, Any, Any]
 """Tensors; None where there is none."""
 
 
-def _fields(u: Tensor, i: Tensor | None, a: Tensor | None, r: Tensor | None, wait: Tensor | None) -> int:
-    """Rows of a checkpoint."""
-    general = a is not None or wait is not None
-    return 1 + (i is not None) + (a is not None) + general + (wait is not None)
+def _fields(state: State) -> int:
+    """Rows of a checkpoint: u, i, a, the pending reset where there is one, wait."""
+    general = state.a is not None or state.wait is not None
+    return 1 + (state.i is not None) + (state.a is not None) + general + (state.wait is not None)
 
 
 def _outputs(x: Tensor, steps: int, state: State, potentials: bool, keep: bool, backend: str) -> Eight:
@@ -41,15 +41,15 @@ def _outputs(x: Tensor, steps: int, state: State, potentials: bool, keep: bool, 
     every, length = (n, *strides), (steps, *shape)
     spikes = torch.empty_strided(length, every, dtype=x.dtype, device=device)
     u = torch.empty_strided(length, every, dtype=dtype, device=device) if potentials else None
-    last = [
+    u_end, i_end, a_end, r_end, wait_end = (
         None
         if v is None
         else torch.empty_strided(shape, strides, dtype=torch.int32 if k == 4 else dtype, device=device)
         for k, v in enumerate(state)
-    ]
+    )
     count = (steps - 1) // segment_of(backend) if keep else 0
-    checkpoints = torch.empty((count, _fields(*state), n), dtype=dtype, device=device) if count else None  # type: ignore[arg-type]
-    return spikes, u, *last, checkpoints  # type: ignore[return-value]
+    checkpoints = torch.empty((count, _fields(state), n), dtype=dtype, device=device) if count else None
+    return spikes, u, u_end, i_end, a_end, r_end, wait_end, checkpoints
 
 
 def _flat_factor(tensor: Tensor | None, number: float, x: Tensor, strides: tuple[int, ...]) -> Tensor | float:
@@ -61,6 +61,11 @@ def _flat_factor(tensor: Tensor | None, number: float, x: Tensor, strides: tuple
     return flat(tensor.to(state_dtype(x)).expand(x.shape[1:]), strides)
 
 
+def reads_one_number(state: State, backend: str) -> bool:
+    """Whether the backend reads one number for all neurons of a state at rest: `lif_cpu.py` does."""
+    return backend == "cpu" and state.a is None and state.r is None and state.wait is None
+
+
 def flat_arguments(
     x: Tensor,
     steps: int,
@@ -68,12 +73,11 @@ def flat_arguments(
     factors: tuple[Tensor | None, ...],
     numbers: list[float],
     threshold: float,
-    backend: str,
+    still: bool = False,
 ) -> tuple[tuple[int, ...], Tensor, State, Decays]:
-    """Strides of a time step, x, the state with its pending reset, and the decays, as a backend takes them."""
+    """Strides of a time step, x, the state with its pending reset, and the decays, as a backend takes them. still: as
+    `reads_one_number` says."""
     strides, dtype = slice_strides(x), state_dtype(x)
-    # a plain LIF at rest: one number, which `lif_cpu.py` reads for all
-    still = backend == "cpu" and state.a is None and state.r is None and state.wait is None
 
     def field(v: Tensor) -> Tensor:
         if still and not any(v.stride()):
@@ -116,7 +120,8 @@ def _spiking(
     outputs = _outputs(x, steps, state, potentials, keep, backend)
     if x.numel() == 0:
         return outputs
-    strides, x_, state_, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold, backend)
+    still = reads_one_number(state, backend)
+    strides, x_, state_, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold, still)
     m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
     spikes, u_, *last, checkpoints = outputs
     ends = [None if v is None else flat(end, strides) for v, end in zip(state, last, strict=True)]
@@ -127,6 +132,11 @@ def _spiking(
         flat_sequence(u_, strides, steps) if potentials else None, checkpoints, State(*ends),
     )  # fmt: skip
     return outputs
+
+
+def zeroed(results: Any) -> Any:
+    """The gradients of no elements."""
+    return tuple(None if v is None else v.zero_() for v in results)
 
 
 def present(v: Tensor | None) -> Tensor | None:
@@ -176,8 +186,9 @@ def _spiking_backward(
     checkpoints = present(checkpoints)
     outputs = _gradients(x, state, (beta, alpha, rho), learned, grad_spikes if over and backend == "cpu" else None)
     if x.numel() == 0:
-        return tuple(None if v is None else v.zero_() for v in outputs)  # type: ignore[return-value]
-    strides, x_, state_, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold, backend)
+        return zeroed(outputs)
+    still = reads_one_number(state, backend)
+    strides, x_, state_, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold, still)
     m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
     n = x_.shape[1]
     g_x, g_u, g_i, g_a, g_r = outputs[:5]
@@ -276,7 +287,7 @@ def _leaky(x: Tensor, steps: int, u: Tensor, beta: Tensor | None, number: float,
     """u[t] = beta u[t-1] + x[t], in the state's dtype."""
     potentials = _potentials(x, steps)
     if x.numel():
-        strides, x_, state, decays = flat_arguments(x, steps, State(u), (beta,), [number], 0.0, "")
+        strides, x_, state, decays = flat_arguments(x, steps, State(u), (beta,), [number], 0.0)
         assert state.u is not None and decays.beta is not None
         backends.module(backend).leaky_forward(x_, state.u, decays.beta, flat_sequence(potentials, strides, steps))
     return potentials
@@ -298,10 +309,10 @@ def _leaky_backward(
     """Gradients of x, u and beta (None if `potentials` is: nobody asks)."""
     outputs = _leaky_gradients(x, u, beta, potentials)
     if x.numel() == 0:
-        return tuple(None if v is None else v.zero_() for v in outputs)  # type: ignore[return-value]
+        return zeroed(outputs)
     g_x, g_u, g_beta = outputs
     steps = grad.shape[0]
-    strides, _, state, decays = flat_arguments(x, steps, State(u), (beta,), [number], 0.0, "")
+    strides, _, state, decays = flat_arguments(x, steps, State(u), (beta,), [number], 0.0)
     assert state.u is not None and decays.beta is not None
     factor = None if potentials is None else torch.empty_like(state.u)
     backends.module(backend).leaky_backward(

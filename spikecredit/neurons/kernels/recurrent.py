@@ -15,7 +15,7 @@ from torch import Tensor
 from spikecredit.neurons.kernels import backends, donated
 from spikecredit.neurons.kernels.flat import Decays, Membrane, State, flat, flat_sequence
 from spikecredit.neurons.kernels.operator import operator
-from spikecredit.neurons.kernels.ops import Eight, add_reset_gradient, flat_arguments, present
+from spikecredit.neurons.kernels.ops import Eight, add_reset_gradient, flat_arguments, present, reads_one_number, zeroed
 from spikecredit.neurons.kernels.reference import ALIFParameters, LIFParameters
 from spikecredit.neurons.kernels.sequence import operands
 from spikecredit.neurons.neuron import state_dtype
@@ -107,7 +107,8 @@ def _recurrent(
         return outputs
     out, *last, currents, checkpoints = outputs
     currents = x.detach() if currents is None else currents
-    strides, _, now, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold, backend)
+    still = reads_one_number(state, backend)
+    strides, _, now, decays = flat_arguments(x, steps, state, (beta, alpha, rho), numbers, threshold, still)
     m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
     ends = [None if v is None else flat(end, strides) for v, end in zip(state, last, strict=True)]
     if r is None and now.r is not None:
@@ -172,10 +173,11 @@ def _recurrent_backward(
     over = over and not constant and backend == "cpu"
     results = _gradients(constant, spikes, weight, currents, state, (beta, alpha, rho), learned, over)
     if currents.numel() == 0:
-        return tuple(None if v is None else v.zero_() for v in results)  # type: ignore[return-value]
+        return zeroed(results)
     g_x, g_spikes, g_weight, *g_state = results[:7]
+    still = reads_one_number(state, backend)
     strides, currents_, now, decays = flat_arguments(
-        currents, steps, state, (beta, alpha, rho), numbers, threshold, backend
+        currents, steps, state, (beta, alpha, rho), numbers, threshold, still
     )
     m = Membrane(threshold, adaptation, reset, refractory, surrogate, tuple(shape), detach_reset)
     assert now.u is not None
@@ -269,7 +271,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Eight) -> None:
     out, *_, currents, checkpoints = output
     if out.device.type == "cpu" and not torch.compiler.is_compiling():
         out = out.bool()  # a byte for each spike; the layers above are done with theirs before the error comes here
-    currents = x.detach() if currents is None or not len(currents) else currents
+    currents = x.detach() if currents is None else currents
     ctx.save_for_backward(*tensors, out, currents, checkpoints)
     ctx.steps, ctx.constant, ctx.numbers, ctx.backend = steps, bool(x.shape[0] != steps), inputs[13:-3], inputs[-1]
     ctx.private = donated.is_private()
