@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from benchmarks import common
+
 
 def table(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """A line for each network and rule."""
@@ -40,8 +42,6 @@ def note(record: dict[str, Any]) -> str:
 
 def tables() -> dict[str, str | None]:
     """For benchmarks.tables: the file's name and its text."""
-    from benchmarks import tables as common
-
     found = common.load("circuits-plastic")
     if found is None:
         return {"circuits_plastic": None}

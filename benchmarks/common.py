@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, results with machine and commit."""
+"""What the benchmarks share: interleaved timing, results with machine and commit, and tables of them."""
 
 import argparse
 import json
@@ -73,3 +73,30 @@ def write(name: str, command: str, device: torch.device, **content: Any) -> Path
     record = {"command": command, "environment": environment(device), **content}
     path.write_text(json.dumps(finite_or_none(record), indent=1) + "\n")
     return path
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """The record of benchmarks/results/NAME.json, if there is one."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """In Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def origin(command: str, *environments: dict[str, Any], extra: str = "") -> str:
+    """The line under a table: command, commit, machine, versions; one sentence for the commits of one machine."""
+    commits: dict[str, set[str]] = {}
+    for one in environments:
+        about = (
+            f"torch {one['torch']}, {one['threads']} threads of {one['cores']} cores "
+            f"({one['processor']}), {one['device']}"
+        )
+        commits.setdefault(about, set()).add(one["commit"])
+    return " ".join(
+        f"`{command}`{extra}, commit{'s' if len(used) > 1 else ''} {', '.join(sorted(used))}, {about}."
+        for about, used in sorted(commits.items())
+    )

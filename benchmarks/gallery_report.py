@@ -1,10 +1,9 @@
 """Tables of the gallery: facts of every experiment, distances to data, and all presets; for `benchmarks.tables`."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.common import RESULTS
+from benchmarks.common import load, origin, table
 from benchmarks.gallery import RESULT, Entry
 from benchmarks.gallery_entries import ENTRIES
 from spikecredit.plasticity import DATASETS, RULES
@@ -15,8 +14,7 @@ MEMORY = "**from memory**"
 
 def tables() -> dict[str, str | None]:
     """Every table by its name in docs/generated."""
-    path = RESULTS / f"{RESULT}.json"
-    found: Mapping[str, Any] = json.loads(path.read_text()) if path.exists() else {"entries": {}}
+    found: Mapping[str, Any] = load(RESULT) or {"entries": {}}
     made: dict[str, str | None] = {"plasticity_presets": presets(), "plasticity_data": datasets()}
     measured = [entry for entry in ENTRIES if entry.name in found["entries"]]
     made["plasticity_distances"] = distances(found, measured) if measured else None
@@ -27,20 +25,12 @@ def tables() -> dict[str, str | None]:
 def speed() -> str | None:
     """A million synapses in each simulator."""
     from benchmarks import plasticity
-    from benchmarks.tables import origin
 
-    path = RESULTS / "plasticity-cpu.json"
-    if not path.exists():
+    found = load("plasticity-cpu")
+    if found is None:
         return None
-    found = json.loads(path.read_text())
     absent = f" Absent: {'; '.join(found['absent'])}." if found["absent"] else ""
-    return f"{_table(*plasticity.table(found))}\n\n{origin(found['command'], found['environment'])}{absent}"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    from benchmarks.tables import table
-
-    return table(header, rows)
+    return f"{table(*plasticity.table(found))}\n\n{origin(found['command'], found['environment'])}{absent}"
 
 
 def _number(value: float | None) -> str:
@@ -79,7 +69,7 @@ def presets() -> str:
             ])  # fmt: skip
     header = ["preset", "values", "source", "numbers", "cells", "fitted to", "note"]
     without = ", ".join(f"`{name}`" for name, cls in RULES.items() if not cls.PRESETS)
-    return f"{_table(header, rows)}\n\nWithout a published set (their default numbers are ours): {without}."
+    return f"{table(header, rows)}\n\nWithout a published set (their default numbers are ours): {without}."
 
 
 def datasets() -> str:
@@ -89,7 +79,7 @@ def datasets() -> str:
          data.source, "read" if data.verified else MEMORY, data.note or "–"]
         for name, data in DATASETS.items()
     ]  # fmt: skip
-    return _table(["data", "points", "cells", "protocols", "source", "numbers", "note"], rows)
+    return table(["data", "points", "cells", "protocols", "source", "numbers", "note"], rows)
 
 
 def distances(found: Mapping[str, Any], entries: list[Entry]) -> str:
@@ -107,7 +97,7 @@ def distances(found: Mapping[str, Any], entries: list[Entry]) -> str:
                 f"{c['within_2_sem']} of {c['points']}",
             ])  # fmt: skip
     note = "E is the mean of ((model - data)/SEM)² (Pfister & Gerstner 2006); points without a SEM are left out."
-    return f"{_table(['preset', 'cells', 'protocol', 'data', 'E', 'within 2 SEM'], rows)}\n\n{note} {_about(found)}"
+    return f"{table(['preset', 'cells', 'protocol', 'data', 'E', 'within 2 SEM'], rows)}\n\n{note} {_about(found)}"
 
 
 def facts(found: Mapping[str, Any], entry: Entry) -> str:
@@ -120,9 +110,9 @@ def facts(found: Mapping[str, Any], entry: Entry) -> str:
             for f in record["facts"]
         ]
         if any(f["expected"] is not None for f in record["facts"]):
-            parts.append(_table(["measured", "found", "expected", "by"], rows))
+            parts.append(table(["measured", "found", "expected", "by"], rows))
         else:
-            parts.append(_table(["measured", "found"], [row[:2] for row in rows]))
+            parts.append(table(["measured", "found"], [row[:2] for row in rows]))
     for run in record["runs"]:
         if "comparison" in run:
             c = run["comparison"]
@@ -141,7 +131,5 @@ def _plain(text: str) -> str:
 
 
 def _about(found: Mapping[str, Any]) -> str:
-    from benchmarks.tables import origin
-
     commits = sorted({entry["commit"] for entry in found["entries"].values()})
     return origin(found["command"], *({**found["environment"], "commit": commit} for commit in commits))

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.tables import ROOT, origin
+from benchmarks.common import origin
+from benchmarks.tables import ROOT
 from spikecredit.cli import CONFIGS
 from spikecredit.training import checkpoint
 from spikecredit.training.experiment import load_experiment

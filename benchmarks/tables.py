@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import gallery_report
-from benchmarks.common import RESULTS
+from benchmarks.common import load, origin, table
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ROOT / "docs" / "generated"
@@ -30,31 +30,6 @@ LABELS = {
     "direct_feedback_alignment": "direct feedback alignment",
     "sign_symmetry_dale": "sign symmetry + Dale's law",
 }
-
-
-def load(name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def origin(command: str, *environments: dict[str, Any], extra: str = "") -> str:
-    """The line under a table: command, commit, machine, versions; one sentence for the commits of one machine."""
-    commits: dict[str, set[str]] = {}
-    for environment in environments:
-        about = (
-            f"torch {environment['torch']}, {environment['threads']} threads of {environment['cores']} cores "
-            f"({environment['processor']}), {environment['device']}"
-        )
-        commits.setdefault(about, set()).add(environment["commit"])
-    return " ".join(
-        f"`{command}`{extra}, commit{'s' if len(used) > 1 else ''} {', '.join(sorted(used))}, {about}."
-        for about, used in sorted(commits.items())
-    )
 
 
 def demo_table() -> str | None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import circuits_brian, circuits_report, circuits_train
-from benchmarks.tables import table
+from benchmarks.common import table
 from spikecredit.circuits import from_brian
 
 

@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from benchmarks import dale
-from benchmarks.tables import table
+from benchmarks.common import table
 from spikecredit.cli import CONFIGS
 from spikecredit.training.experiment import load_experiment
 

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from benchmarks import ei
-from benchmarks.tables import table
+from benchmarks.common import table
 from spikecredit.cli import CONFIGS
 from spikecredit.training.experiment import load_experiment
 from spikecredit.training.loop import Trainer

@@ -7,7 +7,7 @@ import torch
 
 import spikecredit as sc
 from benchmarks import plastic
-from benchmarks.tables import table
+from benchmarks.common import table
 from spikecredit.data import ImageData, Split
 
 

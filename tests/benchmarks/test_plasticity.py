@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import plasticity
-from benchmarks.tables import table
+from benchmarks.common import table
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import snntorch
-from benchmarks.tables import table
+from benchmarks.common import table
 
 
 def test_the_tutorials_networks_are_those_of_the_tutorials() -> None:

@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from benchmarks import symmetry
-from benchmarks.tables import table
+from benchmarks.common import table
 from spikecredit.cli import CONFIGS
 from spikecredit.training.experiment import load_experiment
 
