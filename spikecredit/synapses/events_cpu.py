@@ -1,11 +1,10 @@
 """The compiled loops of `events.py`."""
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from torch import Tensor
 
 from spikecredit.neurons.kernels import passes, threads
-from spikecredit.neurons.kernels.threads import PARALLEL
 
 BLOCK = 1024
 """Outputs at a time: 4 KiB of sums in the first-level cache, and rows long enough for the prefetcher."""
@@ -55,12 +54,6 @@ def _gather(start, stop, x, w, y):
             _add(index, value, count, w, begin, end, y[row, begin:end])
 
 
-@njit(**PARALLEL)
-def _gather_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _gather(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
 @njit(**passes.COMPILE)
 def _census(x):
     events, ones = 0, 0
@@ -77,4 +70,4 @@ def census(x: Tensor) -> tuple[int, int]:
 
 def gather(x: Tensor, w: Tensor, y: Tensor) -> None:
     """y += x w; x (n, m) with few entries that are not zero, w (m, k) and y (n, k), all contiguous."""
-    threads.run(_gather, _gather_parallel, w.shape[1], len(x), x.numpy(), w.numpy(), y.numpy())
+    threads.run(_gather, w.shape[1], len(x), x.numpy(), w.numpy(), y.numpy())

@@ -8,13 +8,12 @@ inputs k.
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
 from spikecredit.neurons.kernels import passes, threads
-from spikecredit.neurons.kernels.threads import PARALLEL
 from spikecredit.synapses.tables_cpu import at_address
 
 LANES = 16
@@ -83,12 +82,6 @@ def _multiply(start, stop, x, across, along, y, total, block):
             _one(total[i].ctypes.data, source + i * across, across, along, rows, count)
 
 
-@njit(**PARALLEL)
-def _multiply_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _multiply(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
 def _rows(x: Tensor) -> Tensor:
     """x (n, m) as rows of LANES, with zeros behind, aligned as torch aligns memory."""
     rows = x.new_zeros(len(x), LANES)
@@ -102,7 +95,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if bias is not None:
         total[:, : len(weight)] = bias.detach()
     threads.run(
-        _multiply, _multiply_parallel, weight.numel(), len(x),
+        _multiply, weight.numel(), len(x),
         x.data_ptr(), 4 * x.shape[1], 4, _rows(weight.t()).numpy(), total.numpy(), x.shape[1],
     )  # fmt: skip
     return total[:, : len(weight)].contiguous()
@@ -112,7 +105,7 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """grad^T x of grad (n, out) and x (n, in), float32 and x contiguous, out at most LANES: (out, in)."""
     total = x.new_zeros(x.shape[1], LANES)
     threads.run(
-        _multiply, _multiply_parallel, grad.numel(), x.shape[1],
+        _multiply, grad.numel(), x.shape[1],
         x.data_ptr(), 4, 4 * x.shape[1], _rows(grad).numpy(), total.numpy(), BLOCK,
     )  # fmt: skip
     return total[:, : grad.shape[1]].t()

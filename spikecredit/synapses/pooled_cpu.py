@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
 from spikecredit.neurons.kernels import passes, threads
-from spikecredit.neurons.kernels.threads import PARALLEL
 from spikecredit.synapses.conv_events import Geometry, Pair
 from spikecredit.synapses.tables_cpu import at_address, copy_bytes
 
@@ -186,12 +185,6 @@ def _backward(start, stop, x, grad, at, feedback, patches, geometry, g_x, g_rows
                 _copy_image(g_x[image], error, begin, line, depth, True)
 
 
-@njit(**PARALLEL)
-def _backward_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _backward(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
 def _innermost(x: Tensor) -> Any:
     """A tensor (N, C, H, W) with the channels innermost in memory, as an array (N, H, W, C)."""
     return x.detach().permute(0, 2, 3, 1).contiguous().numpy()
@@ -234,7 +227,7 @@ def gradients(
     g_rows = x.new_zeros(parts, *shape)
     error = np.empty((0, 0, 0, 0), np.float32) if g_x is None else g_x.permute(0, 2, 3, 1).numpy()
     threads.run(
-        _backward, _backward_parallel, len(x) * rows.numel(), parts,
+        _backward, len(x) * rows.numel(), parts,
         _innermost(x), _innermost(grad), _innermost(at), rows.numpy(), patches,
         np.array([padding, (depth, dilation[0])]), error, g_rows.numpy(), line=1,
     )  # fmt: skip

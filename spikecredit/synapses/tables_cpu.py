@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 from torch.nn import functional as F
 
 from spikecredit.neurons.kernels import passes, threads
-from spikecredit.neurons.kernels.threads import PARALLEL
 
 Pair = tuple[int, int]
 
@@ -152,12 +151,6 @@ def _tables(start, stop, codes, w, bias, y):
                         _look_up_small(target + row * line, tables.ctypes.data, code + row * length, stride)
 
 
-@njit(**PARALLEL)
-def _tables_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _tables(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
 @njit(**passes.COMPILE)
 def _code_rows(start, stop, x, codes, graded):
     inputs = x.shape[1]
@@ -173,12 +166,6 @@ def _code_rows(start, stop, x, codes, graded):
             codes[row, whole] |= np.uint8((v != 0) << (k - 4 * whole))
             other |= (v != 0) & (v != 1)
         graded[row] = other
-
-
-@njit(**PARALLEL)
-def _code_rows_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _code_rows(p * chunk, min((p + 1) * chunk, n), *arguments)
 
 
 @njit(**passes.COMPILE)
@@ -202,12 +189,6 @@ def _patches(start, stop, pixels, geometry, codes):
                         copy_bytes(target + first, source + begin + first, last - first)  # type: ignore[call-arg]
 
 
-@njit(**PARALLEL)
-def _patches_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _patches(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
 @njit(**passes.COMPILE)
 def _transpose(start, stop, words, columns):
     ones, rows = np.uint64(0x0101010101010101), len(words)  # a word is eight codes
@@ -227,12 +208,6 @@ def _transpose(start, stop, words, columns):
                 )
 
 
-@njit(**PARALLEL)
-def _transpose_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _transpose(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
 @njit(**passes.COMPILE)
 def _to_rows(start, stop, weight, rows):
     inputs, taps = weight.shape[1:]
@@ -242,12 +217,6 @@ def _to_rows(start, stop, weight, rows):
             for k in range(inputs):
                 for out in range(begin, end):
                     rows[tap, k, out] = weight[out, k, tap]
-
-
-@njit(**PARALLEL)
-def _to_rows_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _to_rows(p * chunk, min((p + 1) * chunk, n), *arguments)
 
 
 @njit(**passes.COMPILE)
@@ -263,12 +232,6 @@ def _from_rows(start, stop, rows, weight):
                     weight[out, tap, k] = source[out]
 
 
-@njit(**PARALLEL)
-def _from_rows_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _from_rows(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
 def padded(fours: int) -> int:
     """Codes that stand for so many fours of entries, in whole groups of TABLES."""
     return -(-fours // TABLES) * TABLES
@@ -279,7 +242,7 @@ def code_rows(x: Tensor, width: int | None = None) -> Any:
     there are; None if some entry is neither 0 nor 1. Without a width, what `product` takes."""
     fours = -(-x.shape[1] // 4)
     codes, graded = np.zeros((len(x), width or padded(fours)), np.uint8), np.empty(len(x), np.bool_)
-    threads.run(_code_rows, _code_rows_parallel, x.shape[1], len(x), x.numpy(), codes, graded)
+    threads.run(_code_rows, x.shape[1], len(x), x.numpy(), codes, graded)
     return None if graded.any() else codes
 
 
@@ -294,7 +257,7 @@ def code_patches(x: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation:
     codes = np.zeros((len(x) * plane[0] * plane[1], padded(kernel[0] * kernel[1] * fours)), np.uint8)
     work = plane[1] * codes.shape[1]
     threads.run(
-        _patches, _patches_parallel, work, len(x) * plane[0],
+        _patches, work, len(x) * plane[0],
         pixels.reshape(*x.shape[:3], fours), np.array([kernel, stride, padding, dilation, plane]), codes,
     )  # fmt: skip
     return codes
@@ -305,7 +268,7 @@ def transposed(codes: Any) -> Any:
     k-th entry of the i-th four."""
     fours = -(-len(codes) // 4)
     columns = np.zeros((padded(fours), 4, codes.shape[1] // 8), np.uint64)
-    threads.run(_transpose, _transpose_parallel, codes.shape[1], fours, codes.view(np.uint64), columns)
+    threads.run(_transpose, codes.shape[1], fours, codes.view(np.uint64), columns)
     return columns.view(np.uint8).reshape(len(columns), -1).T
 
 
@@ -313,7 +276,7 @@ def weight_rows(weight: Tensor) -> Tensor:
     """W (out, in, taps) as rows for `product`: (taps and fours of inputs, out), zeros after the last input."""
     outputs, inputs, taps = weight.shape
     rows = weight.new_zeros(taps, -(-inputs // 4) * 4, outputs)
-    threads.run(_to_rows, _to_rows_parallel, inputs * taps, outputs, weight.detach().numpy(), rows.numpy())
+    threads.run(_to_rows, inputs * taps, outputs, weight.detach().numpy(), rows.numpy())
     return rows.flatten(0, 1)
 
 
@@ -321,9 +284,7 @@ def weight_from_rows(total: Tensor, inputs: int, taps: int) -> Tensor:
     """What `product` made of transposed codes, (4 c, out), as (out, taps, inputs)."""
     outputs = total.shape[1]
     weight = total.new_empty(outputs, taps, inputs)
-    threads.run(
-        _from_rows, _from_rows_parallel, inputs * taps, outputs, total.unflatten(0, (4, -1)).numpy(), weight.numpy()
-    )
+    threads.run(_from_rows, inputs * taps, outputs, total.unflatten(0, (4, -1)).numpy(), weight.numpy())
     return weight
 
 
@@ -344,7 +305,7 @@ def product(codes: Any, w: Tensor, bias: Tensor | None = None) -> Tensor:
     if outputs < SMALL:
         w, bias = (F.pad(v.detach(), (0, SMALL - outputs)) for v in (w, bias))
     y = w.new_empty(rows, w.shape[1])
-    threads.run(_tables, _tables_parallel, inputs, rows, codes, w.detach().numpy(), bias.numpy(), y.numpy())
+    threads.run(_tables, inputs, rows, codes, w.detach().numpy(), bias.numpy(), y.numpy())
     return y[:, :outputs].contiguous()
 
 

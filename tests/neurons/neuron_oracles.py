@@ -181,11 +181,21 @@ def uncompiled(old="", new=""):
     for name, text in texts.items():
         copy = copies[name] = types.ModuleType(modules[name].__name__ + "_uncompiled")
         copy.njit = copy.overload = copy.intrinsic = lambda *_, **__: lambda function: function
-        copy.prange = range
         for imported in ("", ".extending"):
             text = re.sub(rf"from numba{imported} import (njit|overload|intrinsic)[^\n]*\n", "\n", text)  # lines stay
         text = text.replace(old, new) if old else text
         exec(compile(text, modules[name].__file__, "exec"), copy.__dict__)
         for used in modules.keys() & copy.__dict__.keys():
             setattr(copy, used, copies[used])
+        copy.threads = types.SimpleNamespace(run=_run_halves, share=_halves)
     return copies["cpu"]
+
+
+def _halves(function, steps, n, line=16):
+    """`threads.share` for two threads, one after the other."""
+    parts = ((0, n // 2), (n // 2, n)) if n > 1 else ((0, n),)
+    return lambda *arguments: [function(*part, *arguments) for part in parts]
+
+
+def _run_halves(function, steps, n, *arguments):
+    _halves(function, steps, n)(*arguments)

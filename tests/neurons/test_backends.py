@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 
+import numba
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -17,7 +19,7 @@ from torch.utils import _pytree as pytree
 import spikecredit as sc
 from benchmarks.gpu_checks_gradients import check, check_neuron, differentiate, in_float64, loss_of, run_both
 from spikecredit.neurons import ALIF, LIF, CurrentLIF, FastSigmoid, LeakyReadout, Surrogate
-from spikecredit.neurons.kernels import backends, cpu, passes
+from spikecredit.neurons.kernels import backends, cpu, passes, threads
 from spikecredit.neurons.surrogate import SURROGATES
 
 LAYOUTS = ("contiguous", "channels last", "batch last", "strided", "time last", "constant")
@@ -217,20 +219,42 @@ def passes_commit(destination, values):
 def test_two_threads_give_what_one_gives(shape):
     x = (0.3 + randn(*shape, seed=1)).float()
     out = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
+    for team in (1, 2):
+        torch.set_num_threads(team)
         try:
             for kind in (LIF, ALIF, LeakyReadout):
                 given = x.clone().requires_grad_()
                 result = kind()(given)
                 result.sum().backward()
-                out.append((threads, result.detach(), given.grad))
-            assert torch.get_num_threads() == threads
+                out.append((team, result.detach(), given.grad))
+            assert torch.get_num_threads() == team
         finally:
             torch.set_num_threads(1)
     for (_, a, g), (_, b, h) in zip(out[:3], out[3:], strict=True):
         assert torch.equal(a, b)
         assert torch.equal(g, h)
+
+
+def test_two_threads_find_a_function_by_the_types_of_its_arguments():
+    @numba.njit(nogil=True)
+    def multiply(start, stop, x, factor, y, begins):
+        for k in range(start, stop):
+            y[k] = x[k] if factor is None else x[k] * factor
+            begins[k] = start
+
+    n = 4 * threads.GRAIN
+    numbers = np.random.default_rng(0).normal(size=2 * n)
+    given = [numbers[:n].astype(np.float32), numbers[:n], numbers[::2], numbers.astype(np.float32)[n - 1 :: -1]]
+    torch.set_num_threads(2)
+    try:
+        for x in [*given, *given]:
+            for factor in (3, 0.5, np.float32(0.1), None):
+                y, begins = np.zeros(n, x.dtype), np.zeros(n, int)
+                threads.run(multiply, 1, n, x, factor, y, begins)
+                np.testing.assert_array_equal(y, x if factor is None else x * factor)
+                assert set(begins) == {0, n // 2}
+    finally:
+        torch.set_num_threads(1)
 
 
 FORKED = """

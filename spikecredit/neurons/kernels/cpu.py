@@ -8,13 +8,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 from torch import Tensor
 
 from spikecredit.neurons.kernels import arrays, lif_cpu, passes, threads
 from spikecredit.neurons.kernels.flat import SEGMENT, Decays, Membrane, State
 from spikecredit.neurons.kernels.passes import WAIT, WIDTH, A, I, R, U
-from spikecredit.neurons.kernels.threads import PARALLEL
 
 # ---- the steps from `since` to `until` for the neurons from start to stop
 
@@ -186,33 +185,6 @@ def _integrate_back(start, stop, grad, stride, steps, u0, beta_, potentials, gx,
         passes.copy(c, gu0[begin:end])
 
 
-# ---- ... and for all of them
-
-
-@njit(**PARALLEL)
-def _forward_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _forward(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
-@njit(**PARALLEL)
-def _backward_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _backward(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
-@njit(**PARALLEL)
-def _integrate_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _integrate(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
-@njit(**PARALLEL)
-def _integrate_back_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _integrate_back(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
 # ---- the functions of a backend
 
 
@@ -247,7 +219,7 @@ def forward_steps(
         return lif_cpu.forward_steps(x, state, decays, m, spikes, checkpoints, every, last, potentials, count)
     u, (steps, n) = state.u, spikes.shape
     (start, present), (end, _) = arrays.rows(state, u), arrays.rows(last, u)
-    call = threads.share(_forward, _forward_parallel, count, n)
+    call = threads.share(_forward, count, n)
     others = (
         *arrays.sequence(x, u), present, *arrays.factors(decays, u), *arrays.numbers(m, u), arrays.array(spikes, u),
         arrays.one(x), arrays.matrix(potentials, u), arrays.blocks(checkpoints, u), every, end,
@@ -313,7 +285,7 @@ def backward_steps(
     # a segment's states, between the calls: what `_backward` calls `past`
     memory = u.new_empty((min(every, steps) + 1) * 5 * n if count < steps else 0)
     errors = x.new_zeros((1, n)).expand(x.shape) if grad_spikes is None else grad_spikes
-    call = threads.share(_backward, _backward_parallel, count, n)
+    call = threads.share(_backward, count, n)
     others = (
         *arrays.sequence(x, u), start, present, *arrays.factors(decays, u), *arrays.numbers(m, u), m.detach_reset,
         passes.SURROGATES.index(m.surrogate), shape, arrays.blocks(checkpoints, u), every, arrays.array(memory, u),
@@ -336,7 +308,7 @@ def backward_steps(
 def leaky_forward(x: Tensor, u: Tensor, beta: Tensor | float, potentials: Tensor) -> None:
     (beta_,) = arrays.factors((beta,), u)
     threads.run(
-        _integrate, _integrate_parallel, *potentials.shape,
+        _integrate, *potentials.shape,
         *arrays.sequence(x, u), arrays.array(u, u), beta_, arrays.array(potentials, u),
     )  # fmt: skip
 
@@ -353,7 +325,7 @@ def leaky_backward(
     if grad_beta is not None:
         grad_beta.zero_()
     threads.run(
-        _integrate_back, _integrate_back_parallel, *grad.shape,
+        _integrate_back, *grad.shape,
         *arrays.sequence(grad, u), grad.shape[0], arrays.array(u, u), *arrays.factors((beta,), u),
         arrays.matrix(potentials, u), arrays.array(grad_x, u), arrays.array(grad_u, u), arrays.array(grad_beta, u),
     )  # fmt: skip

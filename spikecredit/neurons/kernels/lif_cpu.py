@@ -10,13 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from torch import Tensor
 
 from spikecredit.neurons.kernels import arrays, lanes, passes, threads
 from spikecredit.neurons.kernels.flat import Decays, Membrane, State
 from spikecredit.neurons.kernels.passes import WIDTH, I, R, U
-from spikecredit.neurons.kernels.threads import PARALLEL
 
 LANES = 32
 """Neurons at a time: four registers of AVX2, two of AVX-512."""
@@ -239,18 +238,6 @@ def _backward(
                 passes.copy(adjoint[row * width :][:n], passes.memory(first, size, nil)[begin : begin + n])
 
 
-@njit(**PARALLEL)
-def _forward_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _forward(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
-@njit(**PARALLEL)
-def _backward_parallel(parts, chunk, n, *arguments):
-    for p in prange(parts):
-        _backward(p * chunk, min((p + 1) * chunk, n), *arguments)
-
-
 # ---- `forward_steps` and `backward_steps` of `cpu.py`, for a state of u, or of u and i
 
 
@@ -285,7 +272,7 @@ def forward_steps(
 ) -> Callable[[int], None]:
     """In calls of `count` steps each."""
     steps, n = spikes.shape
-    call = threads.share(_forward, _forward_parallel, count, n, LANES)
+    call = threads.share(_forward, count, n, LANES)
     before, after = _state(state), _state(last)
     others = (
         n, steps, arrays.one(x), x.data_ptr(), x.stride(0), *_membrane(decays, state, m), spikes.data_ptr(),
@@ -322,7 +309,7 @@ def backward_steps(
     learned = u.new_zeros((fields, n)) if wanted else None
     # a segment's states, between the calls: what `_backward` calls `past`
     memory = u.new_empty((min(every, steps) + 1) * fields * n) if count < steps else None
-    call = threads.share(_backward, _backward_parallel, count, n, LANES)
+    call = threads.share(_backward, count, n, LANES)
     given, carried = ([_address(v) for v in (s.u, s.i, s.r)] for s in (grad_last, grad_state))
     p0, p1, p2, p3 = map(float, (*m.shape, 0, 0, 0, 0)[:4])
     others = (
