@@ -58,7 +58,7 @@ def share(function: Any, steps: int, n: int, line: int = 16) -> Callable[..., No
 
 def _address(function: Any, arguments: tuple[Any, ...]) -> int:
     """Of a compiled function for arguments of these types."""
-    known = function, *((a.dtype, a.ndim, a.flags.num) if isinstance(a, np.ndarray) else type(a) for a in arguments)
+    known = function, *[(a.dtype, a.ndim, a.flags.num) if isinstance(a, np.ndarray) else type(a) for a in arguments]
     if known not in _addresses:
         kinds = (types.int64, types.int64, *map(numba.typeof, arguments))
         if kinds not in function.overloads:
