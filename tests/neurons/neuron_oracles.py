@@ -187,15 +187,4 @@ def uncompiled(old="", new=""):
         exec(compile(text, modules[name].__file__, "exec"), copy.__dict__)
         for used in modules.keys() & copy.__dict__.keys():
             setattr(copy, used, copies[used])
-        copy.threads = types.SimpleNamespace(run=_run_halves, share=_halves)
     return copies["cpu"]
-
-
-def _halves(function, steps, n, line=16):
-    """`threads.share` for two threads, one after the other."""
-    parts = ((0, n // 2), (n // 2, n)) if n > 1 else ((0, n),)
-    return lambda *arguments: [function(*part, *arguments) for part in parts]
-
-
-def _run_halves(function, steps, n, *arguments):
-    _halves(function, steps, n)(*arguments)

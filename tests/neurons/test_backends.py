@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -255,6 +256,20 @@ def test_two_threads_find_a_function_by_the_types_of_its_arguments():
                 assert set(begins) == {0, n // 2}
     finally:
         torch.set_num_threads(1)
+
+
+WITHOUT_COMPILER = """
+import torch, spikecredit as sc
+torch.set_num_threads(2)
+x = torch.rand(2, 2, 20_000)
+print(torch.equal(sc.LIF(backend="cpu")(x), sc.LIF(backend="reference")(x)))
+"""
+
+
+def test_without_numbas_compiler_the_cpu_kernel_still_runs():
+    command, environment = [sys.executable, "-c", WITHOUT_COMPILER], {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "True\n", done.stderr
 
 
 FORKED = """

@@ -34,8 +34,9 @@ def share(function: Any, steps: int, n: int, line: int = 16) -> Callable[..., No
     threads = torch.get_num_threads()
     team = min(threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     wanted = min(team, steps * n // GRAIN)
+    compiled = hasattr(function, "overloads")  # not with NUMBA_DISABLE_JIT
     # a forked child of a process that used OpenMP may not use it again
-    if wanted <= 1 or os.getpid() != _first_process:
+    if wanted <= 1 or not compiled or os.getpid() != _first_process:
         return lambda *arguments: function(0, n, *arguments)
     chunk = (-(-n // wanted) + line - 1) // line * line
     parts = -(-n // chunk)
