@@ -258,6 +258,23 @@ def test_two_threads_find_a_function_by_the_types_of_its_arguments():
         torch.set_num_threads(1)
 
 
+def test_what_fails_in_a_thread_is_an_error():
+    @numba.njit(nogil=True)
+    def fail(start, stop, at):
+        if start <= at < stop:
+            raise MemoryError("no memory")
+
+    n = 4 * threads.GRAIN
+    torch.set_num_threads(2)
+    try:
+        threads.run(fail, 1, n, n)
+        for at in (0, n - 1):
+            with pytest.raises(MemoryError, match="1 of 2 threads"):
+                threads.run(fail, 1, n, at)
+    finally:
+        torch.set_num_threads(1)
+
+
 WITHOUT_COMPILER = """
 import torch, spikecredit as sc
 torch.set_num_threads(2)

@@ -46,9 +46,11 @@ def share(function: Any, steps: int, n: int, line: int = 16) -> Callable[..., No
         with _LOCK:
             # the same team always, if only one of it has work: OpenMP would end and start threads when its size changes
             numba.set_num_threads(team)
-            _in_parts(address, parts, chunk, n, *arguments)
+            failed = _in_parts(address, parts, chunk, n, *arguments)
         if torch.get_num_threads() != threads:  # numba's first parallel call sets OpenMP's number, which is torch's
             torch.set_num_threads(threads)
+        if failed:  # all that these loops ask for, and may not get
+            raise MemoryError(f"{failed} of {parts} threads got no memory to work in; give the batch in smaller parts")
 
     return shared
 
@@ -71,7 +73,7 @@ def _address(function: Any, arguments: tuple[Any, ...]) -> int:
 
 @intrinsic
 def _call(context, address, start, stop, arguments):
-    """The function of (start, stop, *arguments) at an address; it returns nothing and raises nothing."""
+    """1 if the function of (start, stop, *arguments) at an address failed, and 0 if it returned its nothing."""
     kinds = (types.int64, types.int64, *arguments)
 
     def made(context, builder, signature, values):
@@ -79,13 +81,15 @@ def _call(context, address, start, stop, arguments):
         kind = context.call_conv.get_function_type(types.none, kinds)
         function = builder.inttoptr(place, kind.as_pointer())
         values = (start, stop, *cgutils.unpack_tuple(builder, packed))
-        context.call_conv.call_function(builder, function, types.none, kinds, values)
-        return context.get_dummy_value()
+        status, _ = context.call_conv.call_function(builder, function, types.none, kinds, values)
+        return builder.zext(status.is_error, context.get_value_type(types.int64))
 
-    return types.void(types.int64, types.int64, types.int64, arguments), made
+    return types.int64(types.int64, types.int64, types.int64, arguments), made
 
 
 @njit(**passes.COMPILE, parallel=True)
 def _in_parts(address, parts, chunk, n, *arguments):
+    failed = 0  # what a thread raises is lost
     for p in prange(parts):
-        _call(address, p * chunk, min((p + 1) * chunk, n), arguments)  # type: ignore[call-arg]  # numba's own is hidden
+        failed += _call(address, p * chunk, min((p + 1) * chunk, n), arguments)  # type: ignore[call-arg]
+    return failed
