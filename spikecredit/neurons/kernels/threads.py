@@ -30,7 +30,7 @@ def run(function: Any, steps: int, n: int, *arguments: Any, line: int = 16) -> N
 
 def share(function: Any, steps: int, n: int, line: int = 16) -> Callable[..., None]:
     """The same as a function of the arguments, for many calls of `steps` steps each. A thread has whole cache lines of
-    neurons, or whatever `line` says."""
+    neurons, or whatever `line` says. MemoryError if a thread fails."""
     threads = torch.get_num_threads()
     team = min(threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     wanted = min(team, steps * n // GRAIN)
@@ -90,6 +90,7 @@ def _call(context, address, start, stop, arguments):
 @njit(**passes.COMPILE, parallel=True)
 def _in_parts(address, parts, chunk, n, *arguments):
     failed = 0  # what a thread raises is lost
+    # numba itself hands over the first argument of `_call`, which mypy cannot know (call-arg)
     for p in prange(parts):
         failed += _call(address, p * chunk, min((p + 1) * chunk, n), arguments)  # type: ignore[call-arg]
     return failed
