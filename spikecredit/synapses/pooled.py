@@ -103,6 +103,26 @@ class Pooling:
             return aten.max_pool2d_with_indices(y, *self.arguments)
         return aten.avg_pool2d(y, *self.arguments), None
 
+    def into(self, y: Tensor, pooled: Tensor, at: Tensor | None) -> None:
+        """`forward`, written into `pooled` and `at`, which may be None or of smaller integers."""
+        loops = _maxima_kernels() if self.maximum and self._is_compiled(y) else None
+        if loops is None:
+            result, places = self.forward(y)
+            pooled.copy_(result)
+            if at is not None and places is not None:
+                at.copy_(places)
+            return
+        kernel, stride, padding = ((v, v) if isinstance(v, int) else tuple(v) for v in self.arguments[:3])
+        result = pooled if _is_innermost(pooled) else torch.empty_like(pooled, memory_format=torch.channels_last)
+        loops.maxima(y, (kernel, stride, padding), result, at)
+        if result is not pooled:
+            pooled.copy_(result)
+
+    def _is_compiled(self, y: Tensor) -> bool:
+        """Whether there are loops for maxima of this y, channels innermost."""
+        plain = self.arguments[3] in (1, (1, 1)) and y.dtype in (torch.float32, torch.bfloat16)
+        return plain and math.prod(y.shape[2:]) < 2**31 and _is_innermost(y)
+
     def backward(self, grad: Tensor, indices: Tensor | None, g_y: Tensor) -> None:
         """Write dL/dy into g_y, which also stands for y: the operators ask y for its shape and layout only."""
         if indices is None:
@@ -138,15 +158,13 @@ class _ConvPool(torch.autograd.Function):
         indices, way = None, conv_events.way(x, weight, geometry) if channels_last else "dense"
         for rows in (chunks := _chunks(len(x), size)):
             y, way = conv_events.convolution(_images(x, rows, dtype, channels_last), kernel, bias, geometry, way)
-            pooled, at = pooling.forward(y)
             if rows is chunks[0]:
+                pooled, at = pooling.forward(y[:1])  # for the shapes and layouts
                 out = _like(pooled, len(x)) if as_computed else pooled.new_empty(len(x), *pooled.shape[1:])
                 if at is not None and differentiable and any(ctx.needs_input_grad):
                     indices = _like(at, len(x), _index_type(y.shape[2] * y.shape[3]))
                 ctx.shape, ctx.strides, ctx.pooled = y.shape[1:], y.stride(), pooled.shape[2:]
-            out[rows] = pooled
-            if at is not None and indices is not None:
-                indices[rows] = at
+            pooling.into(y, out[rows], None if indices is None else indices[rows])
         ctx.save_for_backward(x, feedback, indices)
         ctx.size, ctx.geometry, ctx.pooling, ctx.channels_last, ctx.way = size, geometry, pooling, channels_last, way
         return out
@@ -209,6 +227,16 @@ def kernels() -> Any:
     return pooled_cpu
 
 
+@cache
+def _maxima_kernels() -> Any:
+    """None without numba: torch's operator then serves."""
+    try:
+        from spikecredit.synapses import maxima_cpu
+    except ImportError:
+        return None
+    return maxima_cpu
+
+
 def _is_ordinary(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     """Whether channels last is safe: input, kernel and output more than one pixel wide, padding less than the kernel.
 
@@ -254,6 +282,11 @@ def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
     if part is None:
         return None
     return part.to(torch.promote_types(part.dtype, torch.float32)) if total is None else total.add_(part)
+
+
+def _is_innermost(x: Tensor) -> bool:
+    """Whether the channels lie innermost, without gaps."""
+    return x.permute(0, 2, 3, 1).is_contiguous()
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -30,66 +30,56 @@ LINES = 5
 """Lines of a run that are summed at a time, in registers, at most."""
 
 
-def _gather(count: int, lines: int) -> Any:
+def _gather(lines: int) -> Any:
     """An intrinsic: total[0:lanes] += sum over k < count of value[k] source[offset[k]:][0:lanes], of so many lines."""
     vector, lane = ir.VectorType(ir.FloatType(), LINE), ir.IntType(32)
 
     @intrinsic
-    def gather(context: Any, total: Any, source: Any, offset: Any, value: Any) -> Any:
-        """All are addresses, offsets in bytes. Vector instructions, for numba's own loop keeps the total in memory."""
+    def gather(context: Any, total: Any, source: Any, offset: Any, value: Any, count: Any) -> Any:
+        """The first four are addresses, offsets in bytes. Vector instructions, for numba's own loop keeps the total in
+        memory."""
 
         def made(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            total, source, offset, value = arguments
+            total, source, offset, value, count = arguments
             kind = ir.FunctionType(vector, [vector] * 3)
             fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LINE}f32")
             undefined, first = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(lane, LINE), [0] * LINE)
             places = [at_address(builder, total, 4 * LINE * line, vector) for line in range(lines)]
-            sums = [builder.load(place, align=4) for place in places]
-            for k in range(count):
-                place = builder.add(source, builder.load(at_address(builder, offset, 8 * k, ir.IntType(64))))
-                number = builder.load(at_address(builder, value, 4 * k, ir.FloatType()))
+            sums = [cgutils.alloca_once_value(builder, builder.load(place, align=4)) for place in places]
+            with cgutils.for_range(builder, count) as loop:
+                k = loop.index
+                skip = builder.load(at_address(builder, builder.add(offset, builder.shl(k, k.type(3))), 0, ir.IntType(64)))
+                place = builder.add(source, skip)
+                number = builder.load(at_address(builder, builder.add(value, builder.shl(k, k.type(2))), 0, ir.FloatType()))
                 factor = builder.shuffle_vector(builder.insert_element(undefined, number, lane(0)), undefined, first)
-                for line in range(lines):
+                for line, held in enumerate(sums):
                     numbers = builder.load(at_address(builder, place, 4 * LINE * line, vector), align=4)
-                    sums[line] = builder.call(fma, [factor, numbers, sums[line]])
-            for place, result in zip(places, sums, strict=True):
-                builder.store(result, place, align=4)
+                    builder.store(builder.call(fma, [factor, numbers, builder.load(held)]), held)
+            for place, held in zip(places, sums, strict=True):
+                builder.store(builder.load(held), place, align=4)
             return context.get_dummy_value()
 
-        return types.void(*[types.intp] * 4), made
+        return types.void(*[types.intp] * 5), made
 
     return gather
 
 
-_eight_1, _eight_2, _eight_3, _eight_4, _eight_5 = (_gather(8, lines) for lines in range(1, LINES + 1))
-_one_1, _one_2, _one_3, _one_4, _one_5 = (_gather(1, lines) for lines in range(1, LINES + 1))
+_lines_1, _lines_2, _lines_3, _lines_4, _lines_5 = (_gather(lines) for lines in range(1, LINES + 1))
 
 
 @njit(**passes.COMPILE)
 def _add(total, source, offsets, values, count, lines):
-    """The same for any count; all but the last two are addresses. Numba cannot choose among intrinsics by a number."""
-    for k in range(0, count - 7, 8):
-        if lines == 5:
-            _eight_5(total, source, offsets + 8 * k, values + 4 * k)
-        elif lines == 4:
-            _eight_4(total, source, offsets + 8 * k, values + 4 * k)
-        elif lines == 3:
-            _eight_3(total, source, offsets + 8 * k, values + 4 * k)
-        elif lines == 2:
-            _eight_2(total, source, offsets + 8 * k, values + 4 * k)
-        else:
-            _eight_1(total, source, offsets + 8 * k, values + 4 * k)
-    for k in range(count // 8 * 8, count):
-        if lines == 5:
-            _one_5(total, source, offsets + 8 * k, values + 4 * k)
-        elif lines == 4:
-            _one_4(total, source, offsets + 8 * k, values + 4 * k)
-        elif lines == 3:
-            _one_3(total, source, offsets + 8 * k, values + 4 * k)
-        elif lines == 2:
-            _one_2(total, source, offsets + 8 * k, values + 4 * k)
-        else:
-            _one_1(total, source, offsets + 8 * k, values + 4 * k)
+    """The same for any number of lines, as numba cannot choose among intrinsics by a number."""
+    if lines == 5:
+        _lines_5(total, source, offsets, values, count)
+    elif lines == 4:
+        _lines_4(total, source, offsets, values, count)
+    elif lines == 3:
+        _lines_3(total, source, offsets, values, count)
+    elif lines == 2:
+        _lines_2(total, source, offsets, values, count)
+    else:
+        _lines_1(total, source, offsets, values, count)
 
 
 @njit(**passes.COMPILE)
@@ -117,34 +107,32 @@ def _copy_image(image, room, begin, line, depth, back):
 
 @njit(**passes.COMPILE)
 def _list_by_channel(grad, at, patches, ends, offsets, errors):
-    """The patch and the error of every event, for each channel: row c to ends[c]."""
-    ends[:] = 0
-    for i in range(grad.shape[0]):
-        for j in range(grad.shape[1]):
-            for c in range(grad.shape[2]):
-                if grad[i, j, c] != 0:
-                    offsets[c, ends[c]], errors[c, ends[c]] = patches[at[i, j, c]], grad[i, j, c]
-                    ends[c] += 1
+    """The patch and the error of every event, for each channel: row c to ends[c]. grad and at: a row per place."""
+    for c in range(len(ends)):
+        end = np.uint64(0)
+        for place in range(len(grad)):
+            # written and, if it is no event, written over: a branch would be guessed wrongly now and then
+            offsets[c, end], errors[c, end] = patches[at[place, c]], grad[place, c]
+            end += np.uint64(grad[place, c] != 0)
+        ends[c] = end
 
 
 @njit(**passes.COMPILE)
 def _list_by_position(grad, at, size, ends, offsets, errors):
     """The feedback weights and the error of every event, for each position: from the end of the one before to ends."""
     ends[:] = 0
-    for i in range(grad.shape[0]):
-        for j in range(grad.shape[1]):
-            for c in range(grad.shape[2]):
-                if grad[i, j, c] != 0:
-                    ends[at[i, j, c] + 1] += 1
+    for place in range(len(grad)):
+        for c in range(grad.shape[1]):
+            ends[np.uint64(at[place, c]) + np.uint64(1)] += grad[place, c] != 0
     for position in range(len(ends) - 1):
         ends[position + 1] += ends[position]
-    for i in range(grad.shape[0]):
-        for j in range(grad.shape[1]):
-            for c in range(grad.shape[2]):
-                if grad[i, j, c] != 0:
-                    k = ends[at[i, j, c]]
-                    offsets[k], errors[k] = size * c, grad[i, j, c]
-                    ends[at[i, j, c]] = k + 1
+    for place in range(len(grad)):
+        for c in range(grad.shape[1]):
+            if grad[place, c] != 0:
+                position = np.uint64(at[place, c])
+                k = ends[position]
+                offsets[k], errors[k] = size * c, grad[place, c]
+                ends[position] = k + 1
 
 
 @njit(**passes.COMPILE)
@@ -160,12 +148,13 @@ def _backward(start, stop, x, grad, at, feedback, patches, geometry, g_x, g_rows
     offsets_p, errors_p = np.empty(outputs * events, np.int64), np.empty(outputs * events, np.float32)
     for part in range(start, stop):
         for image in range(part * images // parts, (part + 1) * images // parts):
+            errors, places = grad[image].reshape(events, outputs), at[image].reshape(events, outputs)
             if g_rows.shape[1]:
                 _copy_image(x[image], inside, begin, line, depth, False)
-                _list_by_channel(grad[image], at[image], patches, ends_c, offsets_c, errors_c)
+                _list_by_channel(errors, places, patches, ends_c, offsets_c, errors_c)
             if len(g_x):
                 error[:] = 0
-                _list_by_position(grad[image], at[image], 4 * piece, ends_p, offsets_p, errors_p)
+                _list_by_position(errors, places, 4 * piece, ends_p, offsets_p, errors_p)
             for row in range(kernel):
                 for k in range(pieces):
                     skip = 4 * (row * spread * line + k * piece)
