@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from spikecredit.neurons.kernels import arrays, passes, threads
+from spikecredit.neurons.kernels.lanes import integers, widened
 
 Pair = tuple[int, int]
 
@@ -28,9 +29,6 @@ def _maximum(lanes: int) -> Any:
     (or None) where the first of the largest lies: at `first` in its plane, if it is the first of the window."""
     lane = ir.IntType(32)
     number, index = ir.VectorType(ir.FloatType(), lanes), ir.VectorType(lane, lanes)
-
-    def integers(value: int) -> Any:
-        return ir.Constant(index, [value] * lanes)
 
     @intrinsic
     def maximum(
@@ -51,7 +49,7 @@ def _maximum(lanes: int) -> Any:
 
             def every(value: Any) -> Any:
                 nothing = ir.Constant(index, ir.Undefined)
-                return b.shuffle_vector(b.insert_element(nothing, b.trunc(value, lane), lane(0)), nothing, integers(0))
+                return b.shuffle_vector(b.insert_element(nothing, b.trunc(value, lane), lane(0)), nothing, integers(0, lanes))
 
             largest = cgutils.alloca_once_value(b, ir.Constant(number, [-math.inf] * lanes))
             found = cgutils.alloca_once_value(b, every(first))
@@ -60,7 +58,7 @@ def _maximum(lanes: int) -> Any:
                 source = pointer(y, y_, b.add(begin, b.mul(pixel, channels)), 16 if half else None)
                 numbers = b.load(source, align=2 if half else 4)
                 if half:
-                    numbers = b.bitcast(b.shl(b.zext(numbers, index), integers(16)), number)
+                    numbers = widened(b, numbers)
                 known = b.load(largest)
                 larger = b.or_(b.fcmp_ordered(">", numbers, known), b.fcmp_unordered("uno", numbers, numbers))
                 b.store(b.select(larger, numbers, known), largest)
@@ -68,7 +66,7 @@ def _maximum(lanes: int) -> Any:
                     b.store(b.select(larger, every(b.add(first, pixel)), b.load(found)), found)
             result = b.load(largest)
             if half:
-                bits = b.trunc(b.lshr(b.bitcast(result, index), integers(16)), ir.VectorType(ir.IntType(16), lanes))
+                bits = b.trunc(b.lshr(b.bitcast(result, index), integers(16, lanes)), ir.VectorType(ir.IntType(16), lanes))
                 b.store(bits, pointer(out, out_, place, 16), align=2)
             else:
                 b.store(result, pointer(out, out_, place, None), align=4)

@@ -16,12 +16,15 @@ from numba.extending import intrinsic
 from torch import Tensor
 from torch.nn import functional as F
 
-from spikecredit.neurons.kernels import passes, threads
+from spikecredit.neurons.kernels import arrays, passes, threads
+from spikecredit.neurons.kernels.lanes import integers, rounded, widened
 
 Pair = tuple[int, int]
 
 TILE, SMALL = 64, 16
 """Outputs at a time, and those in a layer of fewer."""
+
+NUMBERS = (torch.float32, torch.bfloat16)
 
 TABLES = 8
 """Fours at a time: a row of outputs is loaded and stored once for all of them."""
@@ -86,49 +89,78 @@ def _make(tile: int) -> Any:
     vector = ir.VectorType(ir.FloatType(), piece)
 
     @intrinsic
-    def make(context: Any, table: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-        """All arguments are addresses."""
+    def make(context: Any, table: Any, w: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+        """All arguments are addresses but w, of whose type the rows are."""
+        size = w.dtype.bitwidth // 8
 
         def made(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            table, *rows = arguments
-            for start in range(0, tile * 4, piece * 4):
+            table, _, *rows = arguments
+            kind = vector if size == 4 else integers(0, piece, 16).type
+            for start in range(0, tile, piece):
                 sums: list[Any] = [ir.Constant(vector, [0.0] * piece)]
                 for row in rows:
-                    values = builder.load(at_address(builder, row, start, vector), align=4)
+                    values = builder.load(at_address(builder, row, start * size, kind), align=size)
+                    values = values if size == 4 else widened(builder, values)
                     sums += [values if code == 0 else builder.fadd(known, values) for code, known in enumerate(sums)]
                 for code, total in enumerate(sums):
-                    builder.store(total, at_address(builder, table, code * tile * 4 + start, vector), align=32)
+                    place = at_address(builder, table, (code * tile + start) * 4, vector)
+                    builder.store(total, place, align=32)
             return context.get_dummy_value()
 
-        return types.void(*[types.intp] * 5), made
+        return types.void(types.intp, w, *[types.intp] * 4), made
 
     return make
 
 
+def _put(tile: int) -> Any:
+    """An intrinsic: so many float32 at an address into y, from a place on."""
+    vector = ir.VectorType(ir.FloatType(), tile)
+
+    @intrinsic
+    def put(context: Any, y: Any, place: Any, source: Any) -> Any:
+        def made(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            array, place, source = arguments
+            values, size = builder.load(at_address(builder, source, 0, vector), align=64), y.dtype.bitwidth // 8
+            values = values if size == 4 else rounded(builder, values)
+            data = builder.gep(context.make_array(y)(context, builder, array).data, [place])
+            builder.store(values, builder.bitcast(data, values.type.as_pointer()), align=size)
+            return context.get_dummy_value()
+
+        return types.void(y, types.intp, types.intp), made
+
+    return put
+
+
 _look_up_wide, _look_up_small = _look_up(TILE), _look_up(SMALL)
 _make_wide, _make_small = _make(TILE), _make(SMALL)
+_put_wide, _put_small = _put(TILE), _put(SMALL)
+
+
+@njit(**passes.COMPILE)
+def _aligned(size):
+    room = np.empty(size + 16, np.float32)
+    skip = (-room.ctypes.data % 64) // 4
+    return room[skip : skip + size]
 
 
 @njit(**passes.COMPILE)
 def _tables(start, stop, codes, w, bias, y):
     fours, (inputs, outputs) = codes.shape[1], w.shape
     tile = TILE if outputs >= TILE else SMALL
-    room, zeros = np.empty(TABLES * 16 * tile + 16, np.float32), np.zeros(tile, np.float32)
-    skip = (-room.ctypes.data % 64) // 4
-    tables = room[skip : skip + TABLES * 16 * tile].reshape(TABLES, 16, tile)
-    line, (length, stride) = 4 * outputs, codes.strides
+    tables, block = _aligned(TABLES * 16 * tile).reshape(TABLES, 16, tile), _aligned(ROWS * tile)
+    zeros, sums = np.zeros(tile, np.float32), block.ctypes.data
+    line, (length, stride) = w.itemsize * outputs, codes.strides
     for first in range(start, stop, ROWS):
-        last = min(first + ROWS, stop)
+        rows = min(first + ROWS, stop) - first
         for at in range(0, outputs, tile):
             begin = min(at, outputs - tile)  # the last tile begins within the one before
-            source, count = bias.ctypes.data + 4 * at, 4 * min(tile, outputs - at)
-            for row in range(first, last):
-                copy_bytes(y.ctypes.data + row * line + 4 * at, source, count)  # type: ignore[call-arg]
+            for row in range(rows):
+                copy_bytes(sums + 4 * tile * row, bias.ctypes.data + 4 * begin, 4 * tile)  # type: ignore[call-arg]
             for four in range(0, fours, TABLES):
                 for table in range(TABLES):
                     a = b = c = d = zeros.ctypes.data
                     k = 4 * (four + table)
-                    source = w.ctypes.data + k * line + 4 * begin
+                    source = w.ctypes.data + k * line + w.itemsize * begin
                     if k < inputs:
                         a = source
                     if k + 1 < inputs:
@@ -138,21 +170,25 @@ def _tables(start, stop, codes, w, bias, y):
                     if k + 3 < inputs:
                         d = source + 3 * line
                     if tile == TILE:
-                        _make_wide(tables[table].ctypes.data, a, b, c, d)
+                        _make_wide(tables[table].ctypes.data, w, a, b, c, d)
                     else:
-                        _make_small(tables[table].ctypes.data, a, b, c, d)
-                tables[:, :, : at - begin] = 0  # which had its sums already
-                target, code = y.ctypes.data + 4 * begin, codes.ctypes.data + four * stride
+                        _make_small(tables[table].ctypes.data, w, a, b, c, d)
+                code = codes.ctypes.data + first * length + four * stride
                 if tile == TILE:
-                    for row in range(first, last):
-                        _look_up_wide(target + row * line, tables.ctypes.data, code + row * length, stride)
+                    for row in range(rows):
+                        _look_up_wide(sums + 4 * tile * row, tables.ctypes.data, code + row * length, stride)
                 else:
-                    for row in range(first, last):
-                        _look_up_small(target + row * line, tables.ctypes.data, code + row * length, stride)
+                    for row in range(rows):
+                        _look_up_small(sums + 4 * tile * row, tables.ctypes.data, code + row * length, stride)
+            for row in range(rows):
+                if tile == TILE:
+                    _put_wide(y, (first + row) * outputs + begin, sums + 4 * tile * row)
+                else:
+                    _put_small(y, (first + row) * outputs + begin, sums + 4 * tile * row)
 
 
 @njit(**passes.COMPILE)
-def _code_rows(start, stop, x, codes, graded):
+def _code_rows(start, stop, x, one, codes, graded):
     inputs = x.shape[1]
     whole = inputs // 4
     for row in range(start, stop):
@@ -160,11 +196,13 @@ def _code_rows(start, stop, x, codes, graded):
         for four in range(whole):
             a, b, c, d = x[row, 4 * four], x[row, 4 * four + 1], x[row, 4 * four + 2], x[row, 4 * four + 3]
             codes[row, four] = np.uint8((a != 0) | ((b != 0) << 1) | ((c != 0) << 2) | ((d != 0) << 3))
-            other |= ((a != 0) & (a != 1)) | ((b != 0) & (b != 1)) | ((c != 0) & (c != 1)) | ((d != 0) & (d != 1))
+            other |= (
+                ((a != 0) & (a != one)) | ((b != 0) & (b != one)) | ((c != 0) & (c != one)) | ((d != 0) & (d != one))
+            )
         for k in range(4 * whole, inputs):
             v = x[row, k]
             codes[row, whole] |= np.uint8((v != 0) << (k - 4 * whole))
-            other |= (v != 0) & (v != 1)
+            other |= (v != 0) & (v != one)
         graded[row] = other
 
 
@@ -242,7 +280,7 @@ def code_rows(x: Tensor, width: int | None = None) -> Any:
     there are; None if some entry is neither 0 nor 1. Without a width, what `product` takes."""
     fours = -(-x.shape[1] // 4)
     codes, graded = np.zeros((len(x), width or padded(fours)), np.uint8), np.empty(len(x), np.bool_)
-    threads.run(_code_rows, x.shape[1], len(x), x.numpy(), codes, graded)
+    threads.run(_code_rows, x.shape[1], len(x), arrays.array(x, x), arrays.one(x), codes, graded)
     return None if graded.any() else codes
 
 
@@ -276,7 +314,7 @@ def weight_rows(weight: Tensor) -> Tensor:
     """W (out, in, taps) as rows for `product`: (taps and fours of inputs, out), zeros after the last input."""
     outputs, inputs, taps = weight.shape
     rows = weight.new_zeros(taps, -(-inputs // 4) * 4, outputs)
-    threads.run(_to_rows, inputs * taps, outputs, weight.detach().numpy(), rows.numpy())
+    threads.run(_to_rows, inputs * taps, outputs, arrays.array(weight, weight), arrays.array(rows, rows))
     return rows.flatten(0, 1)
 
 
@@ -288,24 +326,25 @@ def weight_from_rows(total: Tensor, inputs: int, taps: int) -> Tensor:
     return weight
 
 
-def product(codes: Any, w: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x w + bias (n, k) for the x (n, m) that the codes are of; w (m, k) float32 and contiguous, k at least 1.
+def product(codes: Any, w: Tensor, bias: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """x w + bias (n, k) for the x (n, m) that the codes are of; w (m, k) contiguous, k at least 1. w and what comes
+    back are float32 or bfloat16; sums are float32.
 
     Raises:
         ValueError: anything else, as the loops go by addresses.
     """
     (rows, fours), (inputs, outputs) = codes.shape, w.shape
     fits = fours * 4 >= inputs and fours % TABLES == 0 and outputs >= 1
-    if not (fits and w.is_contiguous() and w.dtype == torch.float32 and w.device.type == "cpu"):
+    if not (fits and w.is_contiguous() and w.dtype in NUMBERS and dtype in NUMBERS and w.device.type == "cpu"):
         raise ValueError(
-            f"codes {codes.shape} times w {tuple(w.shape)}: expected contiguous float32 on the CPU, codes of w's rows, "
-            f"and at least one column; got {w.dtype}, strides {w.stride()}"
+            f"codes {codes.shape} times w {tuple(w.shape)}: expected contiguous float32 or bfloat16 on the CPU, codes of "
+            f"w's rows, and at least one column; got {w.dtype}, strides {w.stride()}, for a product in {dtype}"
         )
-    bias = w.new_zeros(outputs) if bias is None else bias.detach().contiguous()
+    bias = torch.zeros(outputs) if bias is None else bias.detach().float().contiguous()
     if outputs < SMALL:
         w, bias = (F.pad(v.detach(), (0, SMALL - outputs)) for v in (w, bias))
-    y = w.new_empty(rows, w.shape[1])
-    threads.run(_tables, inputs, rows, codes, w.detach().numpy(), bias.numpy(), y.numpy())
+    y = torch.empty(rows, w.shape[1], dtype=dtype)
+    threads.run(_tables, inputs, rows, codes, arrays.array(w, w), bias.numpy(), arrays.array(y, y).reshape(-1))
     return y[:, :outputs].contiguous()
 
 

@@ -108,6 +108,27 @@ def _numbers(sequence, t, lanes):
 # ---- ... and as vector instructions
 
 
+def integers(value: int, lanes: int, bits: int = 32) -> Any:
+    return ir.Constant(ir.VectorType(ir.IntType(bits), lanes), [value] * lanes)
+
+
+def widened(b: Any, halves: Any) -> Any:
+    """bfloat16's bits as float32."""
+    lanes = halves.type.count
+    words = b.shl(b.zext(halves, integers(0, lanes).type), integers(16, lanes))
+    return b.bitcast(words, ir.VectorType(ir.FloatType(), lanes))
+
+
+def rounded(b: Any, numbers: Any) -> Any:
+    """float32 as bfloat16's bits, as `passes.commit` rounds them."""
+    lanes = numbers.type.count
+    word, sixteen = b.bitcast(numbers, integers(0, lanes).type), integers(16, lanes)
+    odd = b.and_(b.lshr(word, sixteen), integers(1, lanes))
+    bits = b.lshr(b.add(b.add(word, integers(0x7FFF, lanes)), odd), sixteen)
+    bits = b.trunc(bits, integers(0, lanes, 16).type)
+    return b.select(b.fcmp_unordered("uno", numbers, numbers), integers(0x7FC0, lanes, 16), bits)
+
+
 class _Vectors:
     """So many neurons at a time inside an intrinsic, in the type of theta, and its arguments by their names."""
 
@@ -123,9 +144,6 @@ class _Vectors:
     def constant(self, value: float) -> Any:
         return ir.Constant(self.kind, [value if self.size == 8 else float(np.float32(value))] * self.lanes)
 
-    def integers(self, value: int, bits: int = 32) -> Any:
-        return ir.Constant(ir.VectorType(ir.IntType(bits), self.lanes), [value] * self.lanes)
-
     def given(self, name: str) -> bool:
         """Whether an argument, or a sequence's row, is not None."""
         kind = self.kinds[name]
@@ -134,7 +152,7 @@ class _Vectors:
     def every(self, number: Any) -> Any:
         """A number for all of them; by name, or a value."""
         number, lane = self.values[number] if isinstance(number, str) else number, ir.IntType(32)
-        nothing, first = ir.Constant(self.kind, ir.Undefined), self.integers(0)
+        nothing, first = ir.Constant(self.kind, ir.Undefined), integers(0, self.lanes)
         return self.builder.shuffle_vector(self.builder.insert_element(nothing, number, lane(0)), nothing, first)
 
     def factor(self, name: str) -> Any:
@@ -157,7 +175,7 @@ class _Vectors:
         if isinstance(array, types.Tuple):
             array, value = array[0], self.builder.extract_value(value, 0)
         if array.dtype == types.uint16:
-            kind = self.integers(0, 16).type
+            kind = integers(0, self.lanes, 16).type
         data = self.context.make_array(array)(self.context, self.builder, value).data
         return self.builder.bitcast(self.builder.gep(data, [at]), kind.as_pointer()), array.dtype
 
@@ -165,25 +183,18 @@ class _Vectors:
         pointer, dtype = self.pointer(place, self.kind)
         if dtype != types.uint16:
             return self.builder.load(pointer, align=self.size)
-        wide = self.builder.zext(self.builder.load(pointer, align=2), self.integers(0).type)
-        return self.builder.bitcast(self.builder.shl(wide, self.integers(16)), self.kind)
+        return widened(self.builder, self.builder.load(pointer, align=2))
 
     def store(self, value: Any, place: Any) -> None:
         """Rounds to bfloat16 as `passes.commit` does."""
         pointer, dtype = self.pointer(place, self.kind)
-        if dtype != types.uint16:
-            self.builder.store(value, pointer, align=self.size)
-            return
-        b, c = self.builder, self.integers
-        word = b.bitcast(value, c(0).type)
-        odd = b.and_(b.lshr(word, c(16)), c(1))
-        rounded = b.trunc(b.lshr(b.add(b.add(word, c(0x7FFF)), odd), c(16)), c(0, 16).type)
-        b.store(b.select(b.fcmp_unordered("uno", value, value), c(0x7FC0, 16), rounded), pointer, align=2)
+        bits = dtype == types.uint16
+        self.builder.store(rounded(self.builder, value) if bits else value, pointer, align=2 if bits else self.size)
 
     def store_spikes(self, fired: Any, place: Any) -> None:
         pointer, dtype = self.pointer(place, self.kind)
         bits = dtype == types.uint16
-        one, nil = (self.integers(0x3F80, 16), self.integers(0, 16)) if bits else (self.one, self.nil)
+        one, nil = (integers(0x3F80, self.lanes, 16), integers(0, self.lanes, 16)) if bits else (self.one, self.nil)
         self.builder.store(self.builder.select(fired, one, nil), pointer, align=2 if bits else self.size)
 
     def absolute(self, value: Any) -> Any:
