@@ -66,6 +66,25 @@ def interleaved(
     return result
 
 
+def paired(case: Callable[[], Any], other: Callable[[], Any], pairs: int, device: str = "cpu") -> dict[str, float]:
+    """Time of a call over that of another, one right after the other in an order drawn anew: median and quartiles over
+    the pairs. For differences of a few percent, which medians of long turns do not resolve on a noisy machine."""
+    ratios, draw = [], random.Random(0)
+    for _ in range(pairs):
+        seconds = {}
+        for call in draw.sample((case, other), 2):
+            if device != "cpu":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            call()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            seconds[call] = time.perf_counter() - start
+        ratios.append(seconds[case] / seconds[other])
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {"median": middle, "low": low, "high": high, "pairs": pairs}
+
+
 def write(name: str, command: str, device: torch.device, **content: Any) -> Path:
     """Write benchmarks/results/NAME.json with the command, machine, versions and commit that gave it."""
     RESULTS.mkdir(exist_ok=True)

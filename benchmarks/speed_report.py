@@ -81,31 +81,41 @@ def _network(section: Record) -> str:
         rows = [row for row in section["rows"] if row["input"] == kind]
         if not rows:
             continue
-        bounds = {(row["competitor"], row["precision"]): row["train"]["median"] for row in rows
-                  if row["competitor"].startswith(BOUND)}  # fmt: skip
         columns = ["", "precision", "training step, ms (quartiles)", "x", "of ReLU's", "inference, ms", "x",
                    "peak memory, MiB"]  # fmt: skip
         more = {key: head for key, head in MORE.items() if any(row.get(key) is not None for row in rows)}
-        body = [_network_row(row, bounds, more) for row in rows if "error" not in row]
+        body = [_network_row(row, rows, more) for row in rows if "error" not in row]
         failed = [f"{row['competitor']}, {row['precision']}: {row['error']}" for row in rows if "error" in row]
         text = f"Input: {what}.\n\n" + table([*columns, *more.values()], body)
         parts.append(text + "".join(f"\n\nDid not run: {each}." for each in failed))
     return "\n\n".join(parts) + (
         f'\n\nx: speed relative to "{REFERENCE}" in float32, same process. of ReLU\'s: time over that of the same '
-        "network with ReLU in place of LIF, same layout and precision. peak memory: what a training step needs beyond "
+        "network with ReLU in place of LIF, same layout and precision; with quartiles where single steps of the two "
+        "were timed in turn, without the others in between. peak memory: what a training step needs beyond "
         "model and data, gradients and Adam's state included; resident: with what malloc keeps of freed memory."
     )
 
 
-def _network_row(row: dict[str, Any], bounds: dict[tuple[str, str], float], more: dict[str, str]) -> list[str]:
+def of_bound(row: dict[str, Any], rows: list[dict[str, Any]], quartiles: bool = False) -> str:
+    """Our step over that of the same network with ReLU: in pairs, or in older records the ratio of two medians."""
+    if paired := row.get("of_bound"):
+        spread = f" ({paired['low']:.2f}–{paired['high']:.2f})" if quartiles else ""
+        return f"{paired['median']:.2f}{spread}"
+    same = row["competitor"].replace(OURS, BOUND, 1), row["input"], row["precision"]
+    for other in rows:
+        if (other["competitor"], other["input"], other["precision"]) == same and "train" in other and other is not row:
+            return f"{row['train']['median'] / other['train']['median']:.2f}"
+    return "–"
+
+
+def _network_row(row: dict[str, Any], rows: list[dict[str, Any]], more: dict[str, str]) -> list[str]:
     name, precision = row["competitor"], row["precision"]
-    bound = bounds.get((name.replace(OURS, BOUND, 1), precision)) if name.startswith(OURS) else None
     return [
         f"**{name}**" if name.startswith(OURS) else name,
         precision,
         _time(row["train"]),
         _number(row.get("train_x")),
-        "–" if bound is None else f"{row['train']['median'] / bound:.2f}",
+        of_bound(row, rows, quartiles=True) if name.startswith(OURS) else "–",
         f"{row['inference']['median'] * 1e3:.1f}",
         _number(row.get("inference_x")),
         _number(row.get("memory_mib"), 0),

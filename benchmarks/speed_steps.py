@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import speed_peers
-from benchmarks.common import interleaved
+from benchmarks.common import interleaved, paired
 from benchmarks.speed_networks import Input, Recurrent, SteppedReLU, Work, ours
 
 REFERENCE = "snnTorch Leaky, loop"
 OURS = "spikecredit"
 BOUND = "ReLU in place of LIF"
 PRECISIONS = ("float32", "bf16")
+PAIRS = 3
+"""Our steps beside the bound's, for each repeat of all."""
 Call = Callable[[], Any]
 
 
@@ -111,8 +113,8 @@ def measure(
     compiled: bool = False,
 ) -> list[dict[str, Any]]:
     """One row per competitor and precision, all interleaved: seconds of a training step and of inference, each relative
-    to snnTorch's float32 loop (`x`), pages faulted in per training step, and what `memory(competitor, precision)` adds.
-    """
+    to snnTorch's float32 loop (`x`), pages faulted in per training step, ours over the bound's in pairs (`of_bound`),
+    and what `memory(competitor, precision)` adds."""
     if compiled:
         # One `forward` serves many nets: beyond its limit dynamo would leave the rest uncompiled without an error.
         torch._dynamo.reset()
@@ -143,6 +145,9 @@ def measure(
         rows[key]["train"] = trained[key]
         if device.type == "cpu":
             rows[key]["page_faults"] = page_faults(step)
+        bound = steps.get(key.replace(OURS, BOUND, 1))
+        if key.startswith(OURS) and bound is not None:
+            rows[key]["of_bound"] = paired(step, bound, PAIRS * repeats, device.type)
     runs = {
         key: inference(nets[key].eval(), layouts[chosen[rows[key]["competitor"]].channels_last], rows[key]["precision"])
         for key in steps

@@ -281,7 +281,8 @@ def speed_summary() -> str | None:
     found = load("speed-cpu")
     if found is None:
         return None
-    from benchmarks.speed_steps import BOUND, OURS
+    from benchmarks.speed_report import of_bound
+    from benchmarks.speed_steps import OURS
 
     rows = []
     for label, section in found["sections"].items():
@@ -291,11 +292,6 @@ def speed_summary() -> str | None:
             runs = [r for r in section["rows"] if r["input"] == kind and "error" not in r]
             for precision in ("float32", "bf16"):
                 ours = min(_of(runs, OURS, precision), key=_milliseconds)
-                bound = next(
-                    r
-                    for r in _of(runs, BOUND, precision)
-                    if r["competitor"][len(BOUND) :] == ours["competitor"][len(OURS) :]
-                )
                 peers = [r for r in runs if r["library"] != "spikecredit"]
                 fastest = min((r for r in peers if r["precision"] == precision), key=_milliseconds)
                 lean = [r["memory_mib"] for r in peers if r["precision"] == precision and r.get("memory_mib")]
@@ -305,7 +301,7 @@ def speed_summary() -> str | None:
                         section["work"]["name"], SHOWN[kind], precision,
                         f"{_milliseconds(ours):.1f} ms", f"{ours['train_x']:.2f} x",
                         f"{_milliseconds(fastest) / _milliseconds(ours):.2f} x ({fastest['competitor']})",
-                        f"{_milliseconds(ours) / _milliseconds(bound):.2f}",
+                        of_bound(ours, runs),
                         f"{mine:.0f} / {min(lean):.0f} MiB" if mine and lean else "–",
                     ]
                 )  # fmt: skip

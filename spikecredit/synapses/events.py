@@ -1,7 +1,7 @@
 """Products of dense layers with spikes, in fewer operations than a dense product, which knows nothing of its factors.
 
-y = x W^T needs in * out products for each row of x. On a CPU in float32 three ways are faster (`python -m
-benchmarks.events`):
+y = x W^T needs in * out products for each row of x. On a CPU in float32 three ways are faster, and in bfloat16 tables,
+where the processor has no AMX (`python -m benchmarks.events`):
 
     events  only the rows of W are read where x is not zero: density * in * out additions. For few events, of any value.
     tables  the 16 sums of four rows of W are made once for many rows of x, and a row looks one up for each four of its
@@ -40,6 +40,9 @@ LEAST: dict[str, tuple[int, int]] = {"events": (128, 12_000_000), "tables": (512
 """Rows, and products of numbers in the dense way, from which each way pays: below, what it prepares costs more than it
 saves (benchmarks/results/events-cpu.json)."""
 
+LEAST_IN_BF16 = 2048, 1_000_000_000
+"""The same for tables in bfloat16, whose dense products take half the time where the processor has instructions."""
+
 NARROW, NARROW_FROM = 16, 500_000
 """Outputs of a narrow layer at most, and numbers in its x from which on its loops are faster."""
 
@@ -57,19 +60,26 @@ def way(x: Tensor, weight: Tensor) -> Way:
     """The fastest way to the product of x (..., in) with W (out, in): by events where there are few, by tables where
     all is 0 or 1, narrow where there are few outputs, dense otherwise.
 
-    A function of the values alone, so that a run repeats itself; float32 on the CPU only, outside compiled programs.
+    A function of the values alone, so that a run repeats itself; on the CPU only, outside compiled programs, in float32
+    and, by tables, in bfloat16.
     """
-    if x.dtype != weight.dtype or not may_pay(weight):
+    dtype = multiplied(x, weight)
+    if dtype is None:
         return "dense"
     outputs, rows = len(weight), x.numel() // max(1, x.shape[-1])
     if outputs < SIDE:
+        if dtype != torch.float32:
+            return "dense"
         if x.numel() >= FEW_FROM and all_spikes(_sample(x)):
             return "tables"
         return "narrow" if outputs <= NARROW and x.numel() >= NARROW_FROM and x.is_contiguous() else "dense"
-    pays = [way for way, (least, work) in LEAST.items() if rows >= least and rows * weight.numel() >= work]
+    sizes = LEAST if dtype == torch.float32 else {"tables": LEAST_IN_BF16}
+    pays = [way for way, (least, work) in sizes.items() if rows >= least and rows * weight.numel() >= work]
     if weight.shape[1] < SIDE or not pays:
         return "dense"
     sample = _sample(x)
+    if dtype != torch.float32:
+        return "tables" if all_spikes(sample) else "dense"
     events, ones = kernels()[0].census(sample)
     if "tables" in pays and ones == events >= TABLES_FROM * sample.numel():
         return "tables"
@@ -81,22 +91,30 @@ def _sample(x: Tensor) -> Tensor:
     return rows[:: max(1, len(rows) // SAMPLE)].contiguous()
 
 
-def may_pay(weight: Tensor) -> bool:
-    """Whether the compiled loops are there for such weights, and products are not torch's to choose."""
+def multiplied(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """The type in which torch would multiply the two, if the compiled loops may do it; None if products are torch's."""
+    dtype = weight.dtype if x.dtype == weight.dtype else None
+    if torch.is_autocast_enabled("cpu") and torch.float64 not in (x.dtype, weight.dtype):
+        dtype = torch.get_autocast_dtype("cpu")
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if transformed or weight.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        return False
-    return weight.dtype == torch.float32 and kernels() is not None
+    if transformed or weight.device.type != "cpu" or not (dtype == torch.float32 or is_slow(dtype)):
+        return None
+    return dtype if kernels() is not None else None
+
+
+def is_slow(dtype: torch.dtype | None) -> bool:
+    """Whether loops in float32 are faster than torch's products of bfloat16: on processors without AMX."""
+    return dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
 
 
 def all_spikes(sample: Tensor) -> bool:
     """Whether each entry of some rows, contiguous, is 0 or 1."""
-    events, ones = kernels()[0].census(sample)
+    events, ones = kernels()[0].census(sample.float())
     return bool(events == ones)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> tuple[Tensor, Way, Tensor]:
-    """x W^T + b; x (..., in), W (out, in), b (out,) -> (..., out). No autograd.
+    """x W^T + b; x (..., in), W (out, in), b (out,) -> (..., out), in the type of W. No autograd.
 
     Returns:
         the product; the way it took: another where tables were asked for and some entry is neither 0 nor 1; and what
@@ -108,23 +126,25 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> tuple[T
         if way == "tables":
             codes = tables.code_rows(rows)
             if codes is not None:
-                y = tables.product(codes, tables.weight_rows(weight[..., None]), bias)
+                y = tables.product(codes, tables.weight_rows(weight[..., None]), bias, weight.dtype)
                 return y.unflatten(0, x.shape[:-1]), way, torch.from_numpy(codes)
-            way = "narrow" if len(weight) <= NARROW else "dense"
+            way = "narrow" if len(weight) <= NARROW and weight.dtype == torch.float32 else "dense"
         if way == "narrow":
             return narrow.product(rows, weight, bias).unflatten(0, x.shape[:-1]), way, rows
         if way == "events":
             y = x.new_zeros(len(rows), len(weight)) if bias is None else bias.detach().repeat(len(rows), 1)
             by_events.gather(rows, weight.detach().t().contiguous(), y)
             return y.unflatten(0, x.shape[:-1]), way, rows
-    return F.linear(x, weight, bias), "dense", x.detach()
+    x = x.detach().to(weight.dtype)
+    return F.linear(x, weight, bias), "dense", x
 
 
 def weight_gradient(grad: Tensor, kept: Tensor, inputs: int, way: Way) -> Tensor:
     """dL/dW = grad^T x; grad (N, out) -> (out, in). way, and kept in the place of x: as `product` gave them.
     No autograd."""
     if way == "dense" or donated.is_batched(grad):
-        return grad.t().mm(kernels()[1].decoded(kept.numpy(), inputs) if way == "tables" else kept.reshape(-1, inputs))
+        x = kernels()[1].decoded(kept.numpy(), inputs) if way == "tables" else kept.reshape(-1, inputs)
+        return grad.t().mm(x.to(grad.dtype))
     by_events, tables, narrow = kernels()
     if way == "narrow":
         return narrow.weight_gradient(grad, kept.contiguous())
@@ -154,12 +174,12 @@ def _keep_codes(node: Any, x: Tensor) -> None:
     *_, codes = node.saved_tensors
     if codes is None:
         return
-    shape, nothing = x.shape, x.new_zeros(())
+    shape, dtype, nothing = x.shape, x.dtype, x.new_zeros(())
 
     def unpack(codes: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return nothing.expand(shape)  # nobody reads it
-        return kernels()[1].decoded(codes.numpy(), shape[-1]).view(shape)  # type: ignore[no-any-return]
+        return kernels()[1].decoded(codes.numpy(), shape[-1]).view(shape).to(dtype)  # type: ignore[no-any-return]
 
     node._raw_saved_tensors[0].register_hooks(lambda _: codes, unpack)
 

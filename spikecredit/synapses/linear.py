@@ -74,7 +74,10 @@ class Linear(Synapse, nn.Linear):
         """x W^T + b, whose error returns through B; through W where that is None."""
         if feedback is None:
             way = events.way(x, weight)
-            return F.linear(x, weight, bias) if way == "dense" else events.linear(x, weight, bias, way)
+            if way == "dense":
+                return F.linear(x, weight, bias)
+            weight, bias = cast_for_autocast("cpu", weight, bias)  # type: ignore[assignment]  # no None comes back for a tensor
+            return events.linear(x, weight, bias, way)
         if x.ndim == 1:
             return self.product(x[None], weight, bias, feedback)[0]
         return _FeedbackLinear.apply(*cast_for_autocast(x.device.type, x, weight, bias, feedback))

@@ -8,7 +8,6 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -48,8 +47,8 @@ def _maximum(lanes: int) -> Any:
                 return b.bitcast(data, kind.as_pointer())
 
             def every(value: Any) -> Any:
-                nothing = ir.Constant(index, ir.Undefined)
-                return b.shuffle_vector(b.insert_element(nothing, b.trunc(value, lane), lane(0)), nothing, integers(0, lanes))
+                nothing, first = ir.Constant(index, ir.Undefined), integers(0, lanes)
+                return b.shuffle_vector(b.insert_element(nothing, b.trunc(value, lane), lane(0)), nothing, first)
 
             largest = cgutils.alloca_once_value(b, ir.Constant(number, [-math.inf] * lanes))
             found = cgutils.alloca_once_value(b, every(first))
@@ -66,8 +65,8 @@ def _maximum(lanes: int) -> Any:
                     b.store(b.select(larger, every(b.add(first, pixel)), b.load(found)), found)
             result = b.load(largest)
             if half:
-                bits = b.trunc(b.lshr(b.bitcast(result, index), integers(16, lanes)), ir.VectorType(ir.IntType(16), lanes))
-                b.store(bits, pointer(out, out_, place, 16), align=2)
+                words = b.lshr(b.bitcast(result, index), integers(16, lanes))
+                b.store(b.trunc(words, integers(0, lanes, 16).type), pointer(out, out_, place, 16), align=2)
             else:
                 b.store(result, pointer(out, out_, place, None), align=4)
             if indexed:

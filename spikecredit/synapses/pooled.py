@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from spikecredit.synapses import conv_events
+from spikecredit.synapses import conv_events, events
 from spikecredit.synapses.conv import Conv2d
 from spikecredit.synapses.conv_events import Geometry, is_channels_last, plane
 from spikecredit.synapses.pool import AvgPool2d, MaxPool2d
@@ -176,17 +176,17 @@ class _ConvPool(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:3]
         g_x = torch.empty_like(x) if wanted[0] else None
         g_weight = g_bias = None
-        events = _by_events(ctx, feedback)
-        if events is not None:
+        loops = _by_events(ctx, feedback)
+        if loops is not None:
             feedback = feedback.float()
         kernel = _channels_last(feedback) if ctx.channels_last else feedback
-        scratch = feedback.new_empty_strided((0 if events else min(ctx.size, len(x)), *ctx.shape), ctx.strides)
+        scratch = feedback.new_empty_strided((0 if loops else min(ctx.size, len(x)), *ctx.shape), ctx.strides)
         for rows in _chunks(len(x), ctx.size):
             images, at = _images(x, rows, feedback.dtype, ctx.channels_last), None if indices is None else indices[rows]
-            if events is not None:
+            if loops is not None:
                 direct = g_x is not None and g_x.dtype == images.dtype and is_channels_last(g_x)
                 g_images = None if g_x is None else g_x[rows] if direct else torch.empty_like(images)
-                g_w, g_b = events.gradients(
+                g_w, g_b = loops.gradients(
                     grad[rows].float(), at, images, kernel, ctx.geometry, tuple(ctx.shape[1:]), wanted, g_images
                 )
             else:
@@ -199,11 +199,6 @@ class _ConvPool(torch.autograd.Function):
         return g_x, g_weight, g_bias, None, None, None, None
 
 
-def _is_slow(dtype: torch.dtype) -> bool:
-    """Whether events in float32 are faster than torch's products of bfloat16: on processors without AMX."""
-    return dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
-
-
 def _by_events(ctx: Any, feedback: Tensor) -> Any:
     """The compiled loops that take the error of a maximum as events, where they are faster; None elsewhere."""
     _, _, dilation, groups = ctx.geometry
@@ -214,7 +209,7 @@ def _by_events(ctx: Any, feedback: Tensor) -> Any:
     outputs, row = math.prod(ctx.pooled), feedback.shape[1] * feedback.shape[3]
     if outputs < EVENTS or math.prod(ctx.shape[1:]) < FEWER * outputs or row < ROW:
         return None
-    return kernels() if feedback.dtype == torch.float32 or _is_slow(feedback.dtype) else None
+    return kernels() if feedback.dtype == torch.float32 or events.is_slow(feedback.dtype) else None
 
 
 @cache

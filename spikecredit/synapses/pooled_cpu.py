@@ -48,9 +48,9 @@ def _gather(lines: int) -> Any:
             sums = [cgutils.alloca_once_value(builder, builder.load(place, align=4)) for place in places]
             with cgutils.for_range(builder, count) as loop:
                 k = loop.index
-                skip = builder.load(at_address(builder, builder.add(offset, builder.shl(k, k.type(3))), 0, ir.IntType(64)))
-                place = builder.add(source, skip)
-                number = builder.load(at_address(builder, builder.add(value, builder.shl(k, k.type(2))), 0, ir.FloatType()))
+                at, by = (builder.add(start, builder.shl(k, k.type(n))) for start, n in ((offset, 3), (value, 2)))
+                place = builder.add(source, builder.load(at_address(builder, at, 0, ir.IntType(64))))
+                number = builder.load(at_address(builder, by, 0, ir.FloatType()))
                 factor = builder.shuffle_vector(builder.insert_element(undefined, number, lane(0)), undefined, first)
                 for line, held in enumerate(sums):
                     numbers = builder.load(at_address(builder, place, 4 * LINE * line, vector), align=4)
@@ -124,8 +124,8 @@ def _list_by_position(grad, at, size, ends, offsets, errors):
     for place in range(len(grad)):
         for c in range(grad.shape[1]):
             ends[np.uint64(at[place, c]) + np.uint64(1)] += grad[place, c] != 0
-    for position in range(len(ends) - 1):
-        ends[position + 1] += ends[position]
+    for k in range(len(ends) - 1):
+        ends[k + 1] += ends[k]
     for place in range(len(grad)):
         for c in range(grad.shape[1]):
             if grad[place, c] != 0:

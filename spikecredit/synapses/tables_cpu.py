@@ -280,7 +280,8 @@ def code_rows(x: Tensor, width: int | None = None) -> Any:
     there are; None if some entry is neither 0 nor 1. Without a width, what `product` takes."""
     fours = -(-x.shape[1] // 4)
     codes, graded = np.zeros((len(x), width or padded(fours)), np.uint8), np.empty(len(x), np.bool_)
-    threads.run(_code_rows, x.shape[1], len(x), arrays.array(x, x), arrays.one(x), codes, graded)
+    numbers = arrays.array(x, x)
+    threads.run(_code_rows, x.shape[1], len(x), numbers, arrays.one(x), codes, graded)
     return None if graded.any() else codes
 
 
@@ -337,8 +338,8 @@ def product(codes: Any, w: Tensor, bias: Tensor | None = None, dtype: torch.dtyp
     fits = fours * 4 >= inputs and fours % TABLES == 0 and outputs >= 1
     if not (fits and w.is_contiguous() and w.dtype in NUMBERS and dtype in NUMBERS and w.device.type == "cpu"):
         raise ValueError(
-            f"codes {codes.shape} times w {tuple(w.shape)}: expected contiguous float32 or bfloat16 on the CPU, codes of "
-            f"w's rows, and at least one column; got {w.dtype}, strides {w.stride()}, for a product in {dtype}"
+            f"codes {codes.shape} times w {tuple(w.shape)}: expected contiguous float32 or bfloat16 on the CPU, codes "
+            f"of w's rows, and at least one column; got {w.dtype}, strides {w.stride()}, for a product in {dtype}"
         )
     bias = torch.zeros(outputs) if bias is None else bias.detach().float().contiguous()
     if outputs < SMALL:

@@ -4,12 +4,14 @@ import argparse
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 import spikecredit as sc
 from benchmarks import (
+    common,
     speed,
     speed_check,
     speed_kernel,
@@ -94,8 +96,34 @@ def test_absent_peers_are_named_and_skipped(monkeypatch: pytest.MonkeyPatch) -> 
         rows = speed_steps.measure(fc(10, 3, 2), "spikes", CPU, 2, lambda *case: {})
         assert [row["competitor"] for row in rows] == [speed_steps.BOUND] * 2 + [speed_steps.OURS] * 2
         assert all("train" in row and "train_x" not in row for row in rows)  # nothing to be relative to
+        assert [row.get("of_bound", {}).get("pairs") for row in rows] == [None] * 2 + [2 * speed_steps.PAIRS] * 2
     finally:
         speed_peers.absent.cache_clear()
+
+
+def test_pairs_give_the_ratio_of_neighbours() -> None:
+    """On a machine that becomes slower all the time the ratio stays; in both orders."""
+    clock, order = [0.0], []
+
+    def call(name: str, seconds: float) -> None:
+        order.append(name)
+        clock[0] += seconds * len(order)
+
+    with mock.patch.object(common.time, "perf_counter", side_effect=lambda: clock[0]):
+        found = common.paired(lambda: call("a", 3.0), lambda: call("b", 1.0), 200)
+    assert found["pairs"] == 200
+    assert found["low"] <= 3 <= found["high"]
+    assert abs(found["median"] - 3) < 0.1
+    assert {order[k] for k in range(0, 400, 2)} == {"a", "b"}
+
+
+def test_of_relus_time_comes_from_the_pairs_if_there_are_any() -> None:
+    relu = {"competitor": speed_steps.BOUND, "input": "spikes", "precision": "bf16", "train": {"median": 2.0}}
+    ours = {**relu, "competitor": speed_steps.OURS, "train": {"median": 3.0}}
+    assert speed_report.of_bound(ours, [relu, ours]) == "1.50"
+    assert speed_report.of_bound(ours, [{**relu, "input": "constant"}, ours]) == "–"
+    ours["of_bound"] = {"median": 1.02, "low": 0.99, "high": 1.04}
+    assert speed_report.of_bound(ours, [relu, ours], quartiles=True) == "1.02 (0.99–1.04)"
 
 
 def test_a_peer_that_fails_is_recorded_and_we_may_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,7 @@ def test_a_mistake_would_be_noticed(mistake, small, monkeypatch):
     if mistake == "patches beside":
         monkeypatch.setattr(conv_events, "weight_gradient", shifted)
     elif mistake == "no bias":
-        monkeypatch.setattr(tables, "product", lambda codes, w, bias=None: product(codes, w))
+        monkeypatch.setattr(tables, "product", lambda codes, w, bias=None, *dtype: product(codes, w, None, *dtype))
     else:
         monkeypatch.setattr(tables, "product", lambda codes, w, *bias: product(codes, w.roll(1, 0), *bias))
     with pytest.raises(AssertionError):

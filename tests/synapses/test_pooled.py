@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import spikecredit as sc
-from spikecredit.synapses import conv_events, pooled
+from spikecredit.synapses import conv_events, events, pooled
 from spikecredit.synapses.pooled import conv_pool, fusable
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's own, about speed
@@ -184,7 +184,7 @@ def all_by_events(monkeypatch):
     monkeypatch.setattr(pooled, "FEWER", 0)
     monkeypatch.setattr(pooled, "ROW", 1)
     monkeypatch.setattr(pooled, "EVENTS", 0)
-    monkeypatch.setattr(pooled, "_is_slow", lambda dtype: dtype == torch.bfloat16)  # as without AMX
+    monkeypatch.setattr(events, "is_slow", lambda dtype: dtype == torch.bfloat16)  # as without AMX
     monkeypatch.setattr(pooled.kernels(), "gradients", lambda *a: calls.append(a) or gradients(*a))
     return calls
 
