@@ -148,14 +148,15 @@ def _tables(start, stop, codes, w, bias, y):
     fours, (inputs, outputs) = codes.shape[1], w.shape
     tile = TILE if outputs >= TILE else SMALL
     tables, block = _aligned(TABLES * 16 * tile).reshape(TABLES, 16, tile), _aligned(ROWS * tile)
-    zeros, sums = np.zeros(tile, np.float32), block.ctypes.data
+    zeros = np.zeros(tile, np.float32)
     line, (length, stride) = w.itemsize * outputs, codes.strides
+    # an array lives until its last use: an address of the block taken here would outlive it
     for first in range(start, stop, ROWS):
         rows = min(first + ROWS, stop) - first
         for at in range(0, outputs, tile):
             begin = min(at, outputs - tile)  # the last tile begins within the one before
             for row in range(rows):
-                copy_bytes(sums + 4 * tile * row, bias.ctypes.data + 4 * begin, 4 * tile)  # type: ignore[call-arg]
+                copy_bytes(block.ctypes.data + 4 * tile * row, bias.ctypes.data + 4 * begin, 4 * tile)  # type: ignore[call-arg]
             for four in range(0, fours, TABLES):
                 for table in range(TABLES):
                     a = b = c = d = zeros.ctypes.data
@@ -176,15 +177,19 @@ def _tables(start, stop, codes, w, bias, y):
                 code = codes.ctypes.data + first * length + four * stride
                 if tile == TILE:
                     for row in range(rows):
-                        _look_up_wide(sums + 4 * tile * row, tables.ctypes.data, code + row * length, stride)
+                        _look_up_wide(
+                            block.ctypes.data + 4 * tile * row, tables.ctypes.data, code + row * length, stride
+                        )
                 else:
                     for row in range(rows):
-                        _look_up_small(sums + 4 * tile * row, tables.ctypes.data, code + row * length, stride)
+                        _look_up_small(
+                            block.ctypes.data + 4 * tile * row, tables.ctypes.data, code + row * length, stride
+                        )
             for row in range(rows):
                 if tile == TILE:
-                    _put_wide(y, (first + row) * outputs + begin, sums + 4 * tile * row)
+                    _put_wide(y, (first + row) * outputs + begin, block.ctypes.data + 4 * tile * row)
                 else:
-                    _put_small(y, (first + row) * outputs + begin, sums + 4 * tile * row)
+                    _put_small(y, (first + row) * outputs + begin, block.ctypes.data + 4 * tile * row)
 
 
 @njit(**passes.COMPILE)
