@@ -1,5 +1,7 @@
 """The compiled maxima: torch's own values and places, for every shape, and nothing written beyond a thread's part."""
 
+import subprocess
+import sys
 from unittest import mock
 
 import numpy as np
@@ -100,3 +102,29 @@ def test_without_numba_they_are_torchs(monkeypatch):
     monkeypatch.setattr(pooled, "_maxima_kernels", lambda: None)
     conv, pool, x = sc.Conv2d(3, 12, 3), sc.MaxPool2d(2), torch.randn(5, 3, 11, 12, requires_grad=True)
     torch.testing.assert_close(pooled.conv_pool(conv, pool, x), pool(conv(x)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nothing_is_read_beyond_the_end(dtype):
+    """y ends where a page ends behind which there is no memory: to read on ends the process."""
+    code = f"""if True:
+        import ctypes, mmap, numpy as np, torch
+        from spikecredit.synapses import maxima_cpu
+        page, size = mmap.PAGESIZE, {dtype.itemsize}
+        room = mmap.mmap(-1, 2 * page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(room))
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + page), ctypes.c_size_t(page), 0) == 0
+        for channels in (1, 5, 12, 17):
+            count = 2 * 4 * 4 * channels
+            y = torch.frombuffer(room, dtype={dtype}, count=count, offset=page - size * count)
+            y.copy_(torch.arange(count) % 7)
+            y = y.view(2, 4, 4, channels).permute(0, 3, 1, 2)
+            for window in [((2, 2), (2, 2), (0, 0)), ((3, 3), (1, 1), (1, 1))]:
+                wanted, places = torch.ops.aten.max_pool2d_with_indices(y.contiguous().clone(), *window)
+                out = torch.empty_like(wanted, memory_format=torch.channels_last)
+                maxima_cpu.maxima(y, window, out, None)
+                assert torch.equal(out, wanted)
+        print("done")
+    """
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "done\n"), found.stderr[-2000:]
