@@ -135,8 +135,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> tuple[T
             y = x.new_zeros(len(rows), len(weight)) if bias is None else bias.detach().repeat(len(rows), 1)
             by_events.gather(rows, weight.detach().t().contiguous(), y)
             return y.unflatten(0, x.shape[:-1]), way, rows
-    x = x.detach().to(weight.dtype)
-    return F.linear(x, weight, bias), "dense", x
+    return F.linear(x, weight, bias), "dense", x.detach()
 
 
 def weight_gradient(grad: Tensor, kept: Tensor, inputs: int, way: Way) -> Tensor:

@@ -99,6 +99,7 @@ def test_a_layer_in_bfloat16_keeps_codes(small):
     layer, x = sc.Linear(80, 70).to(HALF), spikes(40, 80).to(HALF).requires_grad_()
     y = layer(x)
     assert y.grad_fn._raw_saved_tensors[0].data.dtype == torch.uint8
+    torch.testing.assert_close(y.grad_fn.saved_tensors[0], x, rtol=0, atol=0)  # of the same type
     (g,) = torch.autograd.grad(y.float().square().sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(g.float().square().sum(), layer.weight)
     other = layer.weight.detach().clone().requires_grad_()

@@ -203,15 +203,6 @@ class _Vectors:
         function = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(self.kind, [self.kind]), name)
         return self.builder.call(function, [value])
 
-    def ratio(self, value: Any, divisor: Any) -> Any:
-        """value / divisor; in float32 by an estimate of the reciprocal and a step of Newton's, which is faster, errs by
-        two units in the last place, and knows no infinity: the divisor ends at 1e37."""
-        if self.size == 8:
-            return self.builder.fdiv(value, divisor)
-        most = self.constant(1e37)
-        divisor = self.builder.select(self.builder.fcmp_ordered("<", most, divisor), most, divisor)
-        return self.builder.fdiv(value, divisor, flags=("arcp",))
-
     def held(self, place: Any) -> Any:
         """What stays in registers from step to step."""
         return cgutils.alloca_once_value(self.builder, self.load(place))
@@ -317,10 +308,10 @@ def _retreat_lanes(lanes: int, kind: int, full: int) -> Any:
                     distance = b.fsub(v.load(v.sequence("past", t, back=True)), theta)
                     if kind == 0:
                         d = b.fadd(b.fmul(v.absolute(distance), first), v.one)
-                        derivative = v.ratio(v.one, b.fmul(d, d))
+                        derivative = b.fdiv(v.one, b.fmul(d, d))
                     else:
                         d = b.fmul(distance, scale)
-                        derivative = v.ratio(height, b.fadd(b.fmul(d, d), v.one))
+                        derivative = b.fdiv(height, b.fadd(b.fmul(d, d), v.one))
                 error = v.load(v.sequence("g", t, back=True))
                 live = b.fadd(b.load(slots["c"]), v.load(v.sequence("gu", t, back=True)))
                 if full:
