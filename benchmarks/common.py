@@ -41,6 +41,17 @@ def training_step(
     return step
 
 
+def seconds(call: Callable[[], Any], device: str = "cpu") -> float:
+    """That a call takes, the device's work included."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 def interleaved(
     cases: dict[str, Callable[[], Any]], repeats: int, warmup: int = 3, device: str = "cpu"
 ) -> dict[str, dict[str, float]]:
@@ -51,14 +62,9 @@ def interleaved(
     for turn in range(warmup + repeats):
         shuffle(order)
         for name, call in order:
-            if device != "cpu":
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            call()
-            if device != "cpu":
-                torch.cuda.synchronize()
+            taken = seconds(call, device)
             if turn >= warmup:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(taken)
     result = {}
     for name, values in times.items():
         low, middle, high = statistics.quantiles(values, n=4)
@@ -71,16 +77,8 @@ def paired(case: Callable[[], Any], other: Callable[[], Any], pairs: int, device
     the pairs. For differences of a few percent, which medians of long turns do not resolve on a noisy machine."""
     ratios, draw = [], random.Random(0)
     for _ in range(pairs):
-        seconds = {}
-        for call in draw.sample((case, other), 2):
-            if device != "cpu":
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            call()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            seconds[call] = time.perf_counter() - start
-        ratios.append(seconds[case] / seconds[other])
+        taken = {call: seconds(call, device) for call in draw.sample((case, other), 2)}
+        ratios.append(taken[case] / taken[other])
     low, middle, high = statistics.quantiles(ratios, n=4)
     return {"median": middle, "low": low, "high": high, "pairs": pairs}
 
