@@ -53,15 +53,19 @@ def seconds(call: Callable[[], Any], device: str = "cpu") -> float:
 
 
 def interleaved(
-    cases: dict[str, Callable[[], Any]], repeats: int, warmup: int = 3, device: str = "cpu"
+    cases: dict[str, Callable[[], Any]], repeats: int, warmup: int = 3, device: str = "cpu", again: bool = False
 ) -> dict[str, dict[str, float]]:
     """Seconds per call of each case: median and quartiles, cases in turn, so that a noisy machine disturbs all
-    alike, and in a new order each turn, so that none always comes after the one that leaves the caches worst."""
+    alike, and in a new order each turn, so that none always comes after the one that leaves the caches worst.
+    again: each call is timed right after one of its own that is not, as the steps of a training run follow each other:
+    caches, allocator and interpreter are then as the case itself leaves them."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     order, shuffle = list(cases.items()), random.Random(0).shuffle
     for turn in range(warmup + repeats):
         shuffle(order)
         for name, call in order:
+            if again:
+                call()
             taken = seconds(call, device)
             if turn >= warmup:
                 times[name].append(taken)
@@ -74,10 +78,14 @@ def interleaved(
 
 def paired(case: Callable[[], Any], other: Callable[[], Any], pairs: int, device: str = "cpu") -> dict[str, float]:
     """Time of a call over that of another, one right after the other in an order drawn anew: median and quartiles over
-    the pairs. For differences of a few percent, which medians of long turns do not resolve on a noisy machine."""
+    the pairs. For differences of a few percent, which medians of long turns do not resolve on a noisy machine.
+    Before each timed call comes one of the same kind that is not, as `interleaved` does with `again`."""
     ratios, draw = [], random.Random(0)
     for _ in range(pairs):
-        taken = {call: seconds(call, device) for call in draw.sample((case, other), 2)}
+        taken = {}
+        for call in draw.sample((case, other), 2):
+            call()
+            taken[call] = seconds(call, device)
         ratios.append(taken[case] / taken[other])
     low, middle, high = statistics.quantiles(ratios, n=4)
     return {"median": middle, "low": low, "high": high, "pairs": pairs}

@@ -2,18 +2,22 @@
 
     python -m benchmarks.events [--repeats 15]
 
-Float32, forward and weight gradient. Densities: (3200, 784) x (784, 1000), as in FC 784-1000-10 at T = 25, batch 128.
-Sizes: square layers, events at 5 % of spikes and tables at 50 %. Readouts: layers of few outputs. Convolutions: the
-layers of LeNet and VGG, channels last, 13 % of spikes, and the error of a 2 x 2 maximum behind them. Writes
-results/events-cpu.json.
+Forward and weight gradient, in float32 where nothing else is said. Densities: (3200, 784) x (784, 1000), as in FC
+784-1000-10 at T = 25, batch 128. Sizes: square layers, events at 5 % of spikes and tables at 50 %, these in bfloat16
+too. Readouts: layers of few outputs. Convolutions: the layers of LeNet and VGG, channels last, 13 % of spikes, and the
+error of a 2 x 2 maximum behind them. First layers: convolution and maximum, by codes of the kernel's rows, from how
+many images on. Writes results/events-cpu.json.
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 
+import spikecredit as sc
 from benchmarks.common import arguments, interleaved, write
 from benchmarks.speed_networks import MNIST_MEAN
 from spikecredit.synapses import conv_events, events, pooled
@@ -25,6 +29,7 @@ DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.13, 0.2, 0.25, 0.3, 0.4, 0.5)
 SIZES = ((64, 128, 512, 1024, 4096), (64, 128, 256, 512, 1024))
 """Rows, and inputs as outputs."""
 AT: dict[str, float] = {"by events": 0.05, "by tables": 0.5}
+IN_BF16 = "by tables, bf16"
 
 READOUTS = (
     (512, 128, 10), (1000, 400, 10), (1000, 784, 10), (3200, 300, 10), (3200, 1000, 10), (12800, 256, 10),
@@ -38,7 +43,18 @@ CONVOLUTIONS = (
 )  # fmt: skip
 """Images, channels, pixels a side, outputs, kernel, padding. The first: LeNet's second layer, one chunk of images."""
 
+FIRST = (
+    (40, 1, 28, 12, 5, 0), (80, 1, 28, 12, 5, 0), (3200, 1, 28, 12, 5, 0), (800, 1, 28, 32, 5, 0),
+    (800, 1, 28, 6, 7, 0), (800, 1, 28, 64, 3, 1), (800, 2, 34, 12, 5, 0), (400, 2, 34, 32, 3, 1),
+    (64, 3, 32, 64, 3, 1), (400, 3, 32, 32, 5, 2), (200, 4, 32, 64, 3, 1), (200, 8, 28, 32, 5, 0),
+)  # fmt: skip
+"""The same. Half the inputs spike, as those of a Bernoulli code of images may."""
+NUMBERS = {"float32": torch.float32, "bf16": torch.bfloat16}
+
 WORK = (("forward", "by tables"), ("weight gradient", "by tables"), ("behind a maximum", "by events"))
+
+
+FIRST_WAYS = [f"{name}, {way}" for name in NUMBERS for way in ("by codes", "dense")]
 
 
 def readout(rows: int, inputs: int, outputs: int) -> dict[str, Callable[[], Any]]:
@@ -90,18 +106,38 @@ def convolution(
     }
 
 
-def cases(rows: int, inputs: int, outputs: int, density: float) -> dict[str, dict[str, Callable[[], Any]]]:
-    """Both products by every way."""
+def first(
+    images: int, channels: int, side: int, outputs: int, size: int, pad: int, dtype: torch.dtype
+) -> dict[str, Callable[[], Any]]:
+    """A step of a first layer, channels last, with a 2 x 2 maximum behind: by codes, and dense."""
     generator = torch.Generator().manual_seed(0)
-    weight, bias = torch.randn(outputs, inputs, generator=generator), torch.zeros(outputs)
-    grad = torch.randn(rows, outputs, generator=generator)
-    x = (torch.rand(rows, inputs, generator=generator) < density).float()
+    x = (torch.rand(images, channels, side, side, generator=generator) < 0.5).to(dtype)
+    conv, pool = sc.Conv2d(channels, outputs, size, padding=pad).to(dtype), sc.MaxPool2d(2)
+    conv = conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    error = torch.randn_like(pooled.conv_pool(conv, pool, x))
+
+    def step(coded: bool) -> None:
+        with mock.patch.multiple(pooled, CODED=0 if coded else math.inf, FEW=channels):
+            pooled.conv_pool(conv, pool, x).backward(error)
+
+    return {"by codes": lambda: step(True), "dense": lambda: step(False)}
+
+
+def cases(
+    rows: int, inputs: int, outputs: int, density: float, dtype: torch.dtype = torch.float32
+) -> dict[str, dict[str, Callable[[], Any]]]:
+    """Both products by every way that the type has."""
+    ways = {name: way for name, way in WAYS.items() if way != "events" or dtype == torch.float32}
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(outputs, inputs, generator=generator).to(dtype), torch.zeros(outputs).to(dtype)
+    grad = torch.randn(rows, outputs, generator=generator).to(dtype)
+    x = (torch.rand(rows, inputs, generator=generator) < density).to(dtype)
     return {
         name: {
             "forward": lambda way=way: events.product(x, weight, bias, way),
             "weight gradient": _gradient(grad, x, weight, way),
         }
-        for name, way in WAYS.items()
+        for name, way in ways.items()
     }  # fmt: skip
 
 
@@ -111,10 +147,14 @@ def tables(record: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
     names = [name for name in record["rows"][0] if name != "density"]
     rows = [[f"{row['density']:.0%}", *(f"{row[n]['median'] * 1e3:.1f}" for n in names)] for row in record["rows"]]
     sizes = [
-        [f"{s['rows']} x {s['side']}", f"{s['rows'] * s['side'] ** 2 / 1e6:.1f}", *(f"{s[way]:.2f}" for way in AT)]
+        [
+            f"{s['rows']} x {s['side']}",
+            f"{s['rows'] * s['side'] ** 2 / 1e6:.1f}",
+            *(f"{s[way]:.2f}" for way in (*AT, IN_BF16)),
+        ]
         for s in record["sizes"]
     ]
-    header = ["rows x inputs = outputs", "million products", *(f"{way}, {AT[way]:.0%} spike" for way in AT)]
+    header = ["rows x inputs = outputs", "million products", *(f"{way}, {AT[way]:.0%} spike" for way in AT), IN_BF16]
     note = f"ms, float32, {n} x {inputs} by {inputs} x {outputs}."
     both = "Times as fast as dense, forward and weight gradient together."
     convolutions = [
@@ -126,6 +166,7 @@ def tables(record: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
     ]
     titles = [f"{what}, {name}" for what, way in WORK for name in (way, "dense")]
     last = "ms, float32, channels last, 13 % of the inputs spike."
+    firsts = [[row["layer"], *(f"{row[name]['median'] * 1e3:.1f}" for name in FIRST_WAYS)] for row in record["first"]]
     narrow = list(readout(1, 1, 1))
     readouts = [
         [
@@ -140,6 +181,7 @@ def tables(record: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
         "events_sizes": (header, sizes, both),
         "events_readouts": (["rows x inputs", "outputs", *narrow], readouts, "ms, float32."),
         "events_conv": (["images, layer", *titles], convolutions, last),
+        "events_first": (["images, layer", *FIRST_WAYS], firsts, "ms, channels last, half the inputs spike."),
     }
 
 
@@ -163,8 +205,12 @@ def main() -> None:
             both = {name: lambda each=made[name]: [f() for f in each.values()] for name in (way, "dense")}
             found = interleaved(both, repeats)
             row[way] = found["dense"]["median"] / found[way]["median"]
+        made = cases(count, side, side, AT["by tables"], torch.bfloat16)
+        both = {name: lambda each=made[name]: [f() for f in each.values()] for name in ("by tables", "dense")}
+        found = interleaved(both, repeats)
+        row[IN_BF16] = found["dense"]["median"] / found["by tables"]["median"]
         sizes.append(row)
-        print(f"{count} x {side}  " + "  ".join(f"{way} {row[way]:.2f} x" for way in AT))
+        print(f"{count} x {side}  " + "  ".join(f"{way} {row[way]:.2f} x" for way in (*AT, IN_BF16)))
     readouts = []
     for count, inputs, outputs in READOUTS:
         found = interleaved(readout(count, inputs, outputs), repeats)
@@ -179,7 +225,16 @@ def main() -> None:
         found = interleaved(convolution(images, channels, side, outputs, size, pad), repeats)
         convolutions.append({"layer": layer, **found})
         print(f"{layer}  " + "  ".join(f"{name} {found[name]['median'] * 1e3:.2f} ms" for name in found))
-    found = {"rows": rows, "sizes": sizes, "readouts": readouts, "convolutions": convolutions}
+    firsts = []
+    for images, channels, side, outputs, size, pad in FIRST:
+        layer = f"{images} x {channels}@{side}x{side}, {outputs}@{size}x{size}"
+        row = {"layer": layer}
+        for name, dtype in NUMBERS.items():
+            found = interleaved(first(images, channels, side, outputs, size, pad, dtype), repeats)
+            row |= {f"{name}, {way}": seconds for way, seconds in found.items()}
+        firsts.append(row)
+        print(f"{layer}  " + "  ".join(f"{name} {row[name]['median'] * 1e3:.2f} ms" for name in FIRST_WAYS))
+    found = {"rows": rows, "sizes": sizes, "readouts": readouts, "convolutions": convolutions, "first": firsts}
     command = "python -m benchmarks.events"
     print(write("events-cpu", command, device, shape=[ROWS, INPUTS, OUTPUTS], **found))
 

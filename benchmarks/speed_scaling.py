@@ -40,7 +40,7 @@ def scaling(device: torch.device, repeats: int, quick: bool) -> dict[str, Any]:
                 step()  # the first call is slower than the rest
             once = sum(_seconds(step, device) for step in steps.values())
             fitting = max(2 if quick else MIN_REPEATS, min(repeats, int(SECONDS_PER_POINT / once)))
-            for name, seconds in interleaved(steps, fitting, warmup=1, device=device.type).items():
+            for name, seconds in interleaved(steps, fitting, 1, device.type, again=True).items():
                 competitor, precision = name.rsplit(", ", 1)
                 rows.append(
                     {"axis": axis, "value": value, "competitor": competitor, "precision": precision, **seconds}

@@ -140,7 +140,7 @@ def measure(
                 rows[key]["error"] = f"{type(error).__name__}: {error}"
                 steps.pop(key, None)
                 print(f"  {key}: FAILED, {rows[key]['error']}")
-    trained = interleaved(steps, repeats, device=device.type)
+    trained = interleaved(steps, repeats, device=device.type, again=True)
     for key, step in steps.items():
         rows[key]["train"] = trained[key]
         if device.type == "cpu":
@@ -152,7 +152,7 @@ def measure(
         key: inference(nets[key].eval(), layouts[chosen[rows[key]["competitor"]].channels_last], rows[key]["precision"])
         for key in steps
     }
-    for key, seconds in interleaved(runs, repeats, device=device.type).items():
+    for key, seconds in interleaved(runs, repeats, device=device.type, again=True).items():
         rows[key]["inference"] = seconds
     reference = rows.get(f"{REFERENCE}, float32", {})
     for key in steps:

@@ -37,8 +37,12 @@ def way(x: Tensor, weight: Tensor, geometry: Geometry) -> Way:
     positions = len(x) * rows * columns
     if positions < least or positions * weight.numel() < work:
         return "dense"
-    sample = x.detach()[:: max(1, len(x) // 8), :, :: max(1, x.shape[2] // 8)].flatten(1).contiguous()
-    return "tables" if events.all_spikes(sample) else "dense"
+    return "tables" if events.all_spikes(sample(x)) else "dense"
+
+
+def sample(x: Tensor) -> Tensor:
+    """Some lines of some images of x (N, C, H, W), a row for each image."""
+    return x.detach()[:: max(1, len(x) // 8), :, :: max(1, x.shape[2] // 8)].flatten(1).contiguous()
 
 
 def convolution(

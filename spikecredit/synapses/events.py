@@ -165,7 +165,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, way: Way) -> Tensor:
     y = _SpikeLinear.apply(x, weight, bias, way)
     if y.requires_grad and donated.is_private():
         _keep_codes(y.grad_fn, x)
-    return y  # type: ignore[no-any-return]
+    return y  # type: ignore[no-any-return]  # what `apply` returns
 
 
 def _keep_codes(node: Any, x: Tensor) -> None:
@@ -178,7 +178,8 @@ def _keep_codes(node: Any, x: Tensor) -> None:
     def unpack(codes: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return nothing.expand(shape)  # nobody reads it
-        return kernels()[1].decoded(codes.numpy(), shape[-1]).view(shape).to(dtype)  # type: ignore[no-any-return]
+        decoded: Tensor = kernels()[1].decoded(codes.numpy(), shape[-1])
+        return decoded.view(shape).to(dtype)
 
     node._raw_saved_tensors[0].register_hooks(lambda _: codes, unpack)
 

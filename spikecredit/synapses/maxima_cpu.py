@@ -111,7 +111,8 @@ def _maxima(start, stop, y, window, plane, out, at):
                     _one(memory, begin + c, first, rows, columns, width, channels, out, at, place + c)  # type: ignore[call-arg]
 
 
-def _memory(x: Tensor) -> Any:
+def memory(x: Tensor) -> Any:
+    """A tensor (N, C, H, W) with the channels innermost, as an array (N, H, W, C)."""
     return arrays.array(x.detach().permute(0, 2, 3, 1), x)
 
 
@@ -123,8 +124,8 @@ def maxima(y: Tensor, window: tuple[Pair, Pair, Pair], out: Tensor, at: Tensor |
         window: its kernel, stride and padding.
     """
     plane = out.shape[2], out.shape[3]
-    places = None if at is None else _memory(at).reshape(-1)
+    places = None if at is None else memory(at).reshape(-1)
     threads.run(
         _maxima, plane[1] * y.shape[1] * math.prod(window[0]), len(y) * plane[0],
-        _memory(y), np.array(window), np.array(plane), _memory(out).reshape(-1), places, line=1,
+        memory(y), np.array(window), np.array(plane), memory(out).reshape(-1), places, line=1,
     )  # fmt: skip

@@ -39,6 +39,13 @@ ROW = 16
 EVENTS = 8
 """Outputs of the pooling in one plane, from which on it does: so many events share what is read for a channel."""
 
+CODED, FEW = 1 << 19, 4
+"""Outputs of a first layer on spikes, over all images, from which on its rows of bits are coded, and channels up to
+which they are (`python -m benchmarks.events`)."""
+
+SUMS = 1 << 16
+"""Bytes of the tables that its codes name, for 16 outputs, at most: twice a first-level cache."""
+
 INDEX_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
@@ -112,15 +119,22 @@ class Pooling:
             if at is not None and places is not None:
                 at.copy_(places)
             return
-        kernel, stride, padding = ((v, v) if isinstance(v, int) else tuple(v) for v in self.arguments[:3])
         result = pooled if _is_innermost(pooled) else torch.empty_like(pooled, memory_format=torch.channels_last)
-        loops.maxima(y, (kernel, stride, padding), result, at)
+        loops.maxima(y, self.window(), result, at)
         if result is not pooled:
             pooled.copy_(result)
 
+    def window(self) -> Any:
+        """Kernel, stride and padding, each a pair."""
+        return tuple((v, v) if isinstance(v, int) else tuple(v) for v in self.arguments[:3])
+
+    def is_dilated(self) -> bool:
+        """Whether a maximum's window has gaps."""
+        return self.maximum and self.arguments[3] not in (1, (1, 1))
+
     def _is_compiled(self, y: Tensor) -> bool:
         """Whether there are loops for maxima of this y, channels innermost."""
-        plain = self.arguments[3] in (1, (1, 1)) and y.dtype in (torch.float32, torch.bfloat16)
+        plain = not self.is_dilated() and y.dtype in (torch.float32, torch.bfloat16)
         return plain and math.prod(y.shape[2:]) < 2**31 and _is_innermost(y)
 
     def backward(self, grad: Tensor, indices: Tensor | None, g_y: Tensor) -> None:
@@ -156,7 +170,11 @@ class _ConvPool(torch.autograd.Function):
         kernel = _channels_last(weight) if channels_last else weight
         size = _chunk_size(x, weight, geometry)
         indices, way = None, conv_events.way(x, weight, geometry) if channels_last else "dense"
-        for rows in (chunks := _chunks(len(x), size)):
+        coded = _coded(x, weight, geometry, pooling) if channels_last and not ctx.needs_input_grad[0] else None
+        ctx.coded, chunks = False, _chunks(len(x), size)
+        if coded is not None:  # one image tells shapes and layouts
+            chunks = [slice(0, 1), *chunks]
+        for rows in chunks:
             y, way = conv_events.convolution(_images(x, rows, dtype, channels_last), kernel, bias, geometry, way)
             if rows is chunks[0]:
                 pooled, at = pooling.forward(y[:1])  # for the shapes and layouts
@@ -164,6 +182,10 @@ class _ConvPool(torch.autograd.Function):
                 if at is not None and differentiable and any(ctx.needs_input_grad):
                     indices = _like(at, len(x), _index_type(y.shape[2] * y.shape[3]))
                 ctx.shape, ctx.strides, ctx.pooled = y.shape[1:], y.stride(), pooled.shape[2:]
+                layer = weight, bias, geometry, pooling.window(), (y.shape[2], y.shape[3])
+                if coded is not None and _maxima_by_codes(coded, x, layer, chunks[1:], out, indices):
+                    ctx.coded = True
+                    break
             pooling.into(y, out[rows], None if indices is None else indices[rows])
         ctx.save_for_backward(x, feedback, indices)
         ctx.size, ctx.geometry, ctx.pooling, ctx.channels_last, ctx.way = size, geometry, pooling, channels_last, way
@@ -176,6 +198,14 @@ class _ConvPool(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:3]
         g_x = torch.empty_like(x) if wanted[0] else None
         g_weight = g_bias = None
+        if ctx.coded:
+            size = feedback.shape[2], feedback.shape[3]
+            if wanted[1]:
+                window, plane = ctx.pooling.window(), tuple(ctx.shape[1:])
+                g_weight = coded_kernels().weight_gradient(grad, indices, x, size, ctx.geometry, window, plane)
+            if wanted[2]:
+                g_bias = grad.sum((0, 2, 3), dtype=torch.float32)
+            return None, g_weight, g_bias, None, None, None, None
         loops = _by_events(ctx, feedback)
         if loops is not None:
             feedback = feedback.float()
@@ -199,12 +229,45 @@ class _ConvPool(torch.autograd.Function):
         return g_x, g_weight, g_bias, None, None, None, None
 
 
+def _coded(x: Tensor, weight: Tensor, geometry: Geometry, pooling: Pooling) -> Any:
+    """The compiled loops for the maxima of a first layer on spikes, where they are faster; None elsewhere."""
+    _, channels, rows, columns = weight.shape
+    if not pooling.maximum or pooling.is_dilated() or geometry[3] != 1 or geometry[2][1] != 1:
+        return None
+    if channels > FEW or columns > 8:
+        return None
+    known = (torch.float32, torch.bfloat16)
+    if x.dtype not in known or weight.dtype not in known or channels * rows * 2**columns * 64 > SUMS:
+        return None
+    if len(x) * len(weight) * math.prod(plane(x, weight, geometry)) < CODED:
+        return None
+    loops = coded_kernels()
+    return loops if loops is not None and events.all_spikes(conv_events.sample(x)) else None
+
+
+def _maxima_by_codes(
+    loops: Any, x: Tensor, layer: tuple[Any, ...], chunks: list[slice], out: Tensor, at: Tensor | None
+) -> bool:
+    """`coded_cpu.maxima` into `out` of any layout; False if some entry of x is no spike."""
+    if _is_innermost(out):
+        chunks = [slice(None)]
+    for rows in chunks:
+        result = out[rows]
+        if not _is_innermost(out):
+            result = torch.empty_like(result, memory_format=torch.channels_last)
+        if not loops.maxima(x[rows], *layer, result, None if at is None else at[rows]):
+            return False
+        if not _is_innermost(out):
+            out[rows] = result
+    return True
+
+
 def _by_events(ctx: Any, feedback: Tensor) -> Any:
     """The compiled loops that take the error of a maximum as events, where they are faster; None elsewhere."""
     _, _, dilation, groups = ctx.geometry
     if not (ctx.pooling.maximum and ctx.channels_last and groups == 1 and dilation[1] == 1):
         return None
-    if ctx.pooling.arguments[3] not in (1, (1, 1)):  # a dilated window may lie beside the plane, and its place too
+    if ctx.pooling.is_dilated():  # such a window may lie beside the plane, and its place too
         return None
     outputs, row = math.prod(ctx.pooled), feedback.shape[1] * feedback.shape[3]
     if outputs < EVENTS or math.prod(ctx.shape[1:]) < FEWER * outputs or row < ROW:
@@ -220,6 +283,16 @@ def kernels() -> Any:
     except ImportError:
         return None
     return pooled_cpu
+
+
+@cache
+def coded_kernels() -> Any:
+    """None without numba."""
+    try:
+        from spikecredit.synapses import coded_cpu
+    except ImportError:
+        return None
+    return coded_cpu
 
 
 @cache

@@ -66,7 +66,7 @@ def test_a_part_writes_its_own_lines_only(channels, dtype):
     number = torch.empty(0, dtype=dtype)
     y = innermost(torch.rand(3, channels, 8, 6).to(dtype))
     wanted = aten.max_pool2d(y, 2).permute(0, 2, 3, 1).reshape(12, -1)
-    source = maxima_cpu._memory(y)
+    source = maxima_cpu.memory(y)
     for start in range(12):
         for stop in range(start + 1, 13):
             out = torch.full((14, wanted.shape[1]), 7.0, dtype=dtype)
