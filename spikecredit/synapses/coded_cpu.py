@@ -209,7 +209,7 @@ def _maxima(start, stop, x, one, sizes, layout, terms, tables, begins, bias, out
     bits, top, left, channels, lines, line = sizes
     down, right, height, width, i_count, j_count, tall, wide, i_step, j_step, i_edge, j_edge = layout
     codes, seen = np.zeros((channels, lines, line), np.uint8), np.zeros(line + bits, np.uint8)
-    spare, spare_at, end = np.zeros(LANES, out.dtype), np.zeros(min(LANES, len(at)), at.dtype), len(terms)
+    spare, spare_at, end = np.zeros(LANES, out.dtype), np.zeros(LANES, at.dtype), len(terms)
     down *= line
     for image in range(start, stop):
         if not _code(x[image], one, bits, (top, left), seen, codes):

@@ -1,5 +1,8 @@
 """First layers by codes: torch's own maxima and their places, its gradients, and nothing written beyond a part."""
 
+import os
+import subprocess
+import sys
 from unittest import mock
 
 import numpy as np
@@ -236,3 +239,55 @@ def test_the_loops_run_again_and_without_gradients(monkeypatch):
     (second,) = torch.autograd.grad(y.sum(), conv.weight)
     assert torch.equal(first, second)
     assert calls == ["maxima", "maxima", "weight_gradient", "weight_gradient"]
+
+
+def test_no_error_is_read_beyond_the_end():
+    """They end where a page ends behind which there is no memory: to read on ends the process."""
+    code = """if True:
+        import ctypes, mmap, torch
+        from spikecredit.synapses import coded_cpu
+        page = mmap.PAGESIZE
+        room = mmap.mmap(-1, 2 * page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(room))
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + page), ctypes.c_size_t(page), 0) == 0
+        x = (torch.rand(2, 1, 6, 6) < 0.5).float()
+        for outputs in (1, 5, 12, 17):
+            count = 2 * 2 * 2 * outputs
+            grad = torch.frombuffer(room, dtype=torch.float32, count=count, offset=page - 4 * count)
+            grad.copy_(torch.arange(count) % 7)
+            grad = grad.view(2, 2, 2, outputs).permute(0, 3, 1, 2)
+            at = torch.tensor([0, 2, 8, 10], dtype=torch.uint8).view(1, 2, 2, 1).repeat(2, 1, 1, outputs)
+            at = at.permute(0, 3, 1, 2)
+            layer = (3, 3), ((1, 1), (0, 0), (1, 1), 1), ((2, 2), (2, 2), (0, 0)), (4, 4)
+            found = coded_cpu.weight_gradient(grad, at, x, *layer)
+            back = torch.zeros(2, outputs, 16).scatter_(2, at.flatten(2).long(), grad.flatten(2)).view(2, outputs, 4, 4)
+            assert torch.equal(found, torch.nn.grad.conv2d_weight(x, found.shape, back))
+        print("done")
+    """
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "done\n"), found.stderr[-2000:]
+
+
+def test_nothing_is_written_beyond_small_results():
+    """Results smaller than a vector, in a process whose malloc (where glibc has it) looks for what was written over."""
+    code = """if True:
+        import itertools, torch
+        from spikecredit.synapses import coded_cpu
+        types = [(torch.float32, torch.int32), (torch.bfloat16, torch.int16), (torch.float32, None)]
+        for (dtype, places), outputs, images, side in itertools.product(types, (1, 3, 12, 15, 16, 17), (1, 2), (3, 5)):
+            x, weight = (torch.rand(images, 1, side, side) < 0.5).float(), torch.randn(outputs, 1, 2, 2).to(dtype)
+            layer = ((1, 1), (0, 0), (1, 1), 1), ((2, 2), (1, 1), (0, 0)), (side - 1, side - 1)
+            like = torch.empty(images, outputs, side - 2, side - 2, dtype=dtype)
+            like = like.contiguous(memory_format=torch.channels_last)
+            for _ in range(20):
+                out, at = torch.empty_like(like), None if places is None else torch.empty_like(like, dtype=places)
+                assert coded_cpu.maxima(x, weight, None, *layer, out, at)
+                if at is not None:
+                    coded_cpu.weight_gradient(out, at, x, (2, 2), *layer)
+        print("done")
+    """
+    environment = {
+        **os.environ, "LD_PRELOAD": "libc_malloc_debug.so.0", "GLIBC_TUNABLES": "glibc.malloc.check=3",
+    }  # fmt: skip
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "done\n"), found.stderr[-2000:]
