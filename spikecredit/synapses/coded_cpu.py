@@ -33,6 +33,9 @@ NUMBER, INDEX = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.IntType(3
 BYTES = 6
 """Of one sum for 16 outputs: 2^6."""
 
+PART = 2048
+"""Images whose errors go into the same sums, at most: more would lose digits."""
+
 # Numba itself hands the first argument, the typing context, to an intrinsic: a caller leaves it out, which mypy cannot
 # know (call-arg below).
 
@@ -217,10 +220,8 @@ def _maxima(start, stop, x, one, sizes, layout, terms, tables, begins, bias, out
             return
         for k in range(len(begins)):
             some, start_k = tables[k], bias[k]
-            to, last = (
-                image * i_count * j_count * outputs + begins[k],
-                (image + 1) * i_count * j_count * outputs - LANES,
-            )
+            to = image * i_count * j_count * outputs + begins[k]
+            last = (image + 1) * i_count * j_count * outputs - LANES
             for i in range(i_count):
                 y, rows = _span(i, tall, i_step, i_edge, height)
                 for j in range(j_count):
@@ -342,8 +343,9 @@ def weight_gradient(
 ) -> Tensor:
     """dL/dW (C', C, kh, kw) in float32, from the error of the maxima, (N, C', H'', W''), and where they lie; the other
     arguments are those of `maxima`, which must have been able to code this x, and `size` that of the kernel."""
-    outputs, begins, parts = grad.shape[1], _begins(grad.shape[1]), min(torch.get_num_threads(), len(x))
-    terms = x.shape[1] * size[0]
+    outputs, begins, terms = grad.shape[1], _begins(grad.shape[1]), x.shape[1] * size[0]
+    team = min(torch.get_num_threads(), len(x))
+    parts = team * -(-len(x) // (team * PART))
     sums = torch.zeros(parts, len(begins), terms * 2 ** size[1] * LANES)
     grad, at = (v.contiguous(memory_format=torch.channels_last) for v in (grad, at))
     threads.run(

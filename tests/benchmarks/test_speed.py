@@ -101,6 +101,25 @@ def test_absent_peers_are_named_and_skipped(monkeypatch: pytest.MonkeyPatch) -> 
         speed_peers.absent.cache_clear()
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_a_timed_call_follows_one_of_its_own_if_asked_for(again: bool) -> None:
+    clock, order = [0.0], []
+
+    def call(name: str) -> None:
+        clock[0] += 1.0 if order and order[-1] == name else 5.0  # after another one it is slower
+        order.append(name)
+
+    with mock.patch.object(common.time, "perf_counter", side_effect=lambda: clock[0]):
+        cases = {name: lambda name=name: call(name) for name in "abc"}
+        found = common.interleaved(cases, 30, again=again)
+    if again:
+        assert [row["high"] for row in found.values()] == [1.0] * 3
+        assert order[::2] == order[1::2]
+    else:
+        assert [row["median"] for row in found.values()] == [5.0] * 3
+        assert len(order) == 3 * 33
+
+
 def test_pairs_give_the_ratio_of_neighbours() -> None:
     """On a machine that becomes slower all the time the ratio stays; in both orders."""
     clock, order = [0.0], []

@@ -53,10 +53,11 @@ def windows(draw):
     bias=st.booleans(),
     types=st.sampled_from(TYPES),
     grain=st.sampled_from([1, threads.GRAIN]),
+    part=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
 def test_values_places_and_weight_gradients_are_those_of_torch(
-    shape, outputs, size, stride, padding, dilation, window, ceil, bias, types, grain, seed
+    shape, outputs, size, stride, padding, dilation, window, ceil, bias, types, grain, part, seed
 ):
     """Whole numbers, so that every sum is exact: of several largest, rounded, the first counts."""
     generator, geometry = torch.Generator().manual_seed(seed), (stride, padding, (dilation, 1), 1)
@@ -81,7 +82,7 @@ def test_values_places_and_weight_gradients_are_those_of_torch(
     error = torch.randint(-9, 9, wanted.shape, generator=generator).double()
     back = torch.zeros_like(y).flatten(2).scatter_add_(2, wanted_at.flatten(2), error.flatten(2)).view_as(y)
     expected = torch.nn.grad.conv2d_weight(x.double(), weight.shape, back, *geometry)
-    with mock.patch.object(threads, "GRAIN", grain):
+    with mock.patch.object(threads, "GRAIN", grain), mock.patch.object(coded_cpu, "PART", part):
         found = coded_cpu.weight_gradient(error.to(dtype), at, x, size, geometry, window, plane)
     assert found.dtype == torch.float32
     assert torch.equal(found.double(), expected)
