@@ -91,7 +91,8 @@ def _network(section: Record) -> str:
     return "\n\n".join(parts) + (
         f'\n\nx: speed relative to "{REFERENCE}" in float32, same process. of ReLU\'s: time over that of the same '
         "network with ReLU in place of LIF, same layout and precision; with quartiles where single steps of the two "
-        "were timed in turn, without the others in between. Each timed step follows one of its own that is not. peak memory: what a training step needs beyond "
+        "were timed in turn, without the others in between. Each timed step follows one of its own that is not. "
+        "peak memory: what a training step needs beyond "
         "model and data, gradients and Adam's state included; resident: with what malloc keeps of freed memory."
     )
 
