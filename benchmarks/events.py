@@ -113,7 +113,7 @@ def first(
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(images, channels, side, side, generator=generator) < 0.5).to(dtype)
     conv, pool = sc.Conv2d(channels, outputs, size, padding=pad).to(dtype), sc.MaxPool2d(2)
-    conv = conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    conv = conv.to(memory_format=torch.channels_last)
     error = torch.randn_like(pooled.conv_pool(conv, pool, x))
 
     def step(coded: bool) -> None:
