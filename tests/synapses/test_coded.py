@@ -242,6 +242,19 @@ def test_the_loops_run_again_and_without_gradients(monkeypatch):
     assert calls == ["maxima", "maxima", "weight_gradient", "weight_gradient"]
 
 
+def test_few_images_go_into_one_sum(monkeypatch):
+    """More would lose digits: the errors of 11 images, at most 2 of them together, are six sums or more."""
+    shapes, run = [], threads.run
+    monkeypatch.setattr(coded_cpu.threads, "run", lambda *a, line: shapes.append(a[8].shape) or run(*a, line=line))
+    monkeypatch.setattr(coded_cpu, "PART", 2)
+    x, grad = (torch.rand(11, 1, 6, 6) < 0.5).float(), innermost(torch.randn(11, 12, 2, 2))
+    at = innermost(torch.zeros(grad.shape, dtype=torch.uint8))
+    layer = (3, 3), ((1, 1), (0, 0), (1, 1), 1), ((2, 2), (2, 2), (0, 0)), (4, 4)
+    coded_cpu.weight_gradient(grad, at, x, *layer)
+    assert shapes[0][0] >= 6
+    assert shapes[0][1:] == (1, 3 * 2**3 * 16)
+
+
 def test_no_error_is_read_beyond_the_end():
     """They end where a page ends behind which there is no memory: to read on ends the process."""
     code = """if True:
